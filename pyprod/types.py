@@ -27,6 +27,10 @@ class Unavailable(PyprodError):
         self.remedy = remedy
 
 
+class Mismatch(PyprodError):
+    """An output that is wrong: not finite, of the wrong shape, or too far from the reference."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Candidate:
     """One production form of one model: the only way this project says "this model in that form".

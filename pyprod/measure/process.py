@@ -1,0 +1,127 @@
+"""The parent's side: starts a worker process, asks it stage by stage, and turns its death or silence into a Failure."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pyprod.measure import memory
+from pyprod.measure.subject import Observation
+from pyprod.types import Failure
+
+LOG_TAIL = 2000  # characters of a dead worker's output that are kept as its last words
+
+
+class WorkerFailed(Exception):
+    """A stage that a worker did not get through; the worker may be gone."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Variables that keep every threading runtime at `threads`; they read them once, so set them before the start."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS")
+    return dict.fromkeys(names, str(threads)) | {"TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
+
+
+class Worker:
+    """A fresh process that holds one Subject.
+
+    Args:
+        factory: ``module:function``; the function takes the payload of the "build" request and returns a Subject.
+        cpus: the CPUs that it may use.
+        environment: variables on top of this process's own.
+        log: file that takes all it prints.
+    """
+
+    def __init__(self, factory: str, cpus: Sequence[int], environment: Mapping[str, str], log: Path) -> None:
+        self._log = log
+        self._oom_kills = memory.oom_kills()
+        self._channel, theirs = Pipe()
+        with theirs, log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "pyprod.measure.worker", str(theirs.fileno()), factory],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | environment,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is the parent's to handle; and we signal the whole group
+            )
+        self.pin(cpus)
+
+    def ask(self, stage: str, timeout: float, **arguments: Any) -> list[Observation]:
+        """Have the worker do one stage.
+
+        Args:
+            timeout: seconds; a worker that has not answered by then is killed.
+
+        Raises:
+            WorkerFailed: the stage raised, the process died, or the time was up.
+        """
+        try:
+            self._channel.send_bytes(json.dumps({"stage": stage, "arguments": arguments}).encode())
+            if not self._channel.poll(timeout):
+                self.close()
+                raise WorkerFailed(Failure("timeout", stage, f"no answer within {timeout:g} s", self._last_words()))
+            reply = json.loads(self._channel.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise WorkerFailed(self._obituary(stage)) from error
+        if "failure" in reply:
+            raise WorkerFailed(Failure(stage=stage, **reply["failure"]))
+        return [Observation(**o) for o in reply["observations"]]
+
+    def pause(self) -> None:
+        """Stop the process and its children, so that no spinning thread of theirs disturbs the one being timed."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def pin(self, cpus: Sequence[int]) -> None:
+        """Move every thread of the process to `cpus`; threads it makes later inherit that. Linux only."""
+        if not hasattr(os, "sched_setaffinity"):
+            return
+        with contextlib.suppress(psutil.Error, ProcessLookupError):  # it may be gone: the next request will say so
+            for thread in psutil.Process(self._process.pid).threads():
+                os.sched_setaffinity(thread.id, cpus)
+
+    def resident(self) -> int:
+        """Bytes of memory that it holds now; 0 when it is gone."""
+        try:
+            return int(psutil.Process(self._process.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+    def close(self) -> None:
+        """Kill the process and its children; safe to call again."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        self._channel.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def _obituary(self, stage: str) -> Failure:
+        code = self._process.wait()
+        if code == -signal.SIGKILL and memory.oom_kills() > self._oom_kills:
+            return Failure("out_of_memory", stage, "killed by the kernel: out of memory", self._last_words())
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+        return Failure("crash", stage, how, self._last_words())
+
+    def _last_words(self) -> str:
+        return self._log.read_text(errors="replace")[-LOG_TAIL:]

@@ -1,0 +1,113 @@
+"""The child's side: a process that holds one Subject and does what its parent asks, one request at a time.
+
+`pyprod.measure.process.Worker` starts it as ``python -m pyprod.measure.worker FD FACTORY``. Requests and replies are
+JSON over the inherited pipe FD; whatever the measured libraries print goes to the log file that the parent opened.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from pyprod.measure import memory, sampling
+from pyprod.measure.subject import Observation, Subject
+from pyprod.types import Mismatch, Unavailable
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+class Server:
+    """Answers the parent's requests about one Subject."""
+
+    def __init__(self, factory: Callable[[dict[str, Any]], Subject]) -> None:
+        self.factory = factory
+        self.subject: Subject
+        self.peak_was_reset = False
+
+    def build(self, payload: dict[str, Any]) -> list[Observation]:
+        """Make the subject and build it."""
+        self.subject = self.factory(payload)
+        return self.subject.build()
+
+    def check(self) -> list[Observation]:
+        """Compare its output with a trusted one."""
+        return self.subject.check()
+
+    def score(self) -> list[Observation]:
+        """Judge its output on real data."""
+        return self.subject.score()
+
+    def warmup(self, max_ns: int) -> list[Observation]:
+        """Call until steady; the peak of memory is counted from here on."""
+        self.subject.release()
+        memory.trim()
+        self.peak_was_reset = memory.reset_peak()
+        done = sampling.warm_up(self.subject.call, max_ns)
+        context = {"calls": done.calls, "steady": done.steady}
+        return [Observation("warmup_time", "s", [done.elapsed_ns / 1e9], context)]
+
+    def time(self, max_count: int, max_ns: int) -> list[Observation]:
+        """One slice of a round: one call unrecorded (the caches were another's), then samples."""
+        call = self.subject.call
+        call()
+        start = time.perf_counter_ns()
+        durations = sampling.sample(call, max_count, max_ns)
+        elapsed = time.perf_counter_ns() - start
+        throughput = len(durations) * self.subject.samples_per_call / elapsed * 1e9
+        return [Observation("latency", "ns", durations), Observation("throughput", "samples/s", [throughput])]
+
+    def memory(self) -> list[Observation]:
+        """Peak memory since the warm-up began."""
+        return memory.usage(self.peak_was_reset) + self.subject.memory()
+
+
+def failure_of(error: BaseException) -> dict[str, str]:
+    """Kind, one line and traceback of an exception, as in `pyprod.types.Failure`."""
+    kind = "error"
+    if isinstance(error, Unavailable):
+        kind = "unavailable"
+    elif isinstance(error, Mismatch):
+        kind = "mismatch"
+    elif isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "allocate memory" in str(error):
+        kind = "out_of_memory"  # torch's CPU allocator raises a plain RuntimeError: "can't allocate memory"
+    text = " ".join(str(error).split())
+    message = text if kind in ("unavailable", "mismatch") else f"{type(error).__name__}: {text}"
+    return {"kind": kind, "message": message, "detail": "".join(traceback.format_exception(error))}
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies, even while it is stopped (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main(fd: int, factory: str) -> None:
+    """Serve until the parent closes the pipe."""
+    die_with_parent()
+    channel = Connection(fd)
+    module, _, function = factory.partition(":")
+    server = Server(lambda payload: getattr(importlib.import_module(module), function)(payload))
+    while True:
+        try:
+            request = json.loads(channel.recv_bytes())
+        except EOFError:
+            return
+        reply: dict[str, Any]
+        try:
+            observations = getattr(server, request["stage"])(**request["arguments"])
+            reply = {"observations": [o._asdict() for o in observations]}
+        except BaseException as error:  # SystemExit and panics of the measured library too: the parent decides
+            reply = {"failure": failure_of(error)}
+        channel.send_bytes(json.dumps(reply).encode())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
