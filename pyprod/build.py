@@ -1,0 +1,161 @@
+"""From a Candidate to something that can be measured: load the workload, lower it, check it, judge it."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyprod import backends, workloads
+from pyprod.backends import Request, Runner, Variant
+from pyprod.measure.subject import Observation
+from pyprod.types import Candidate, Mismatch
+from pyprod.workloads import Workload
+
+#: How far the output may be from float32 eager, as relative L2 error. Wide enough for honest rounding of each
+#: arithmetic through tens of layers, narrow enough for a wrong weight, axis or mask; what quantization costs is
+#: judged by the accuracy metric on real data, not by this.
+TOLERANCE: Mapping[str, float] = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2, "int8": 0.5}
+
+
+def payload(candidate: Candidate, cache: Path) -> dict[str, Any]:
+    """What a worker needs to make `subject`, as JSON values."""
+    return {"candidate": candidate.id, "cache": str(cache)}
+
+
+def subject(payload: Mapping[str, Any]) -> CandidateSubject:
+    """The factory that worker processes call; see `payload`."""
+    return CandidateSubject(Candidate.from_id(payload["candidate"]), Path(payload["cache"]))
+
+
+class CandidateSubject:
+    """One Candidate as a `pyprod.measure.subject.Subject`: everything happens in the process that holds it."""
+
+    def __init__(self, candidate: Candidate, cache: Path) -> None:
+        self._candidate = candidate
+        self._cache = cache
+        self._workload: Workload | None = None
+        self._reference: Tensor | None = None
+        self._variant: Variant
+        self._runner: Runner
+        self._call: Callable[[], object]
+
+    def build(self) -> list[Observation]:
+        """Load the model, run it once in eager as reference, lower it, and call the result for the first time."""
+        candidate = self._candidate
+        torch.set_num_threads(candidate.threads)
+        module, name = backends.split(candidate.backend)
+        if why := module.available(name, candidate.device):
+            raise why
+        self._variant = module.VARIANTS[name]
+        self._workload = workload = workloads.load(candidate.workload)
+        model = workload.model()
+        example = workload.example(candidate.batch)
+        with torch.inference_mode():
+            self._reference = model(*example)
+        request = Request(
+            model=model,
+            example=example,
+            calibration=workload.calibration,
+            quantspec=None,
+            variant=name,
+            device=candidate.device,
+            threads=candidate.threads,
+            workdir=Path(tempfile.mkdtemp(prefix="artifact-")),
+            cache=self._cache,
+        )
+        start = time.perf_counter()
+        self._runner = module.prepare(request)
+        built = time.perf_counter()
+        self._call = self._runner.bind(example)
+        bound = time.perf_counter()
+        self._call()
+        called = time.perf_counter()
+        about = {
+            "notes": list(self._runner.notes),
+            "unit": workload.unit,
+            "tokens_per_sample": workload.tokens_per_sample,
+            "numerics": self._variant.numerics,
+        }
+        return [
+            Observation("build_time", "s", [built - start], about),
+            Observation("first_call", "s", [called - bound]),
+            Observation("artifact_size", "bytes", [self._runner.artifact_bytes]),
+        ]
+
+    def check(self) -> list[Observation]:
+        """Relative L2 error of the output on the example, which the timed call then computes again and again."""
+        assert self._reference is not None
+        error = relative_error(self._runner.tensor(self._call()), self._reference)
+        tolerance = TOLERANCE[self._variant.numerics]
+        if not error <= tolerance:
+            raise Mismatch(f"relative error {error:.3g} against float32 eager, tolerance {tolerance:g}")
+        return [Observation("relative_error", "1", [error], {"tolerance": tolerance})]
+
+    def score(self) -> list[Observation]:
+        """The workload's metric on its whole evaluation set, in batches of the candidate's size."""
+        assert self._workload is not None
+        outputs = evaluate(self._runner, self._workload, self._candidate.batch)
+        if not bool(outputs.isfinite().all()):
+            raise Mismatch("output on the evaluation set is not finite")
+        result = self._workload.score(outputs)
+        context = {"statistic": result.statistic, "truth": list(result.truth), "cluster": list(result.cluster)}
+        return [Observation("accuracy", result.statistic, list(result.values), context)]
+
+    def release(self) -> None:
+        """Drop the data and the reference: production holds neither."""
+        self._workload = self._reference = None
+        gc.collect()
+        if self._candidate.device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def memory(self) -> list[Observation]:
+        """Peak of torch's CUDA allocator; other runtimes' device memory does not pass through it."""
+        if self._candidate.device != "cuda":
+            return []
+        return [Observation("gpu_memory", "bytes", [torch.cuda.max_memory_allocated()], {"by": "torch allocator"})]
+
+    @property
+    def call(self) -> Callable[[], object]:
+        """The backend's own call on the example."""
+        return self._call
+
+    @property
+    def samples_per_call(self) -> int:
+        """The batch size."""
+        return self._candidate.batch
+
+
+def relative_error(output: Tensor, reference: Tensor) -> float:
+    """L2 norm of the difference over L2 norm of `reference`, in float64.
+
+    Raises:
+        Mismatch: the shapes differ, or `output` holds a NaN or an infinity.
+    """
+    if output.shape != reference.shape:
+        raise Mismatch(f"output has shape {tuple(output.shape)}, float32 eager gives {tuple(reference.shape)}")
+    got, want = output.double().cpu(), reference.double()
+    if not bool(got.isfinite().all()):
+        raise Mismatch("output is not finite")
+    return float((got - want).norm() / want.norm().clamp_min(torch.finfo(torch.float64).tiny))
+
+
+def evaluate(runner: Runner, workload: Workload, batch: int) -> Tensor:
+    """Reduced outputs over the whole evaluation set, in batches of exactly `batch` rows: shapes may be fixed.
+
+    The last batch is filled up with rows from the start, whose outputs are dropped.
+    """
+    rows = workload.inputs[0].shape[0]
+    kept = []
+    for start in range(0, rows, batch):
+        index = torch.arange(start, start + batch) % rows
+        outputs = runner.run(tuple(t[index].contiguous() for t in workload.inputs))
+        kept.append(workload.reduce(outputs[: rows - start], start).clone())
+    return torch.cat(kept)

@@ -1,0 +1,208 @@
+"""The command ``pyprod``: one thin function per verb.
+
+Exit codes: 0 success, 1 FAIL, 2 usage, build or environment error, 3 UNDECIDED, 4 nothing was measured; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pyprod import __version__, environment
+from pyprod.measure import report, store
+from pyprod.measure.heat import Settings
+from pyprod.types import PyprodError
+
+SUCCESS, ERROR, NOTHING_MEASURED, INTERRUPTED = 0, 2, 4, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except PyprodError as error:
+        print(f"pyprod: {error}", file=sys.stderr)
+        return ERROR
+    except BrokenPipeError:  # `pyprod list | head`
+        sys.stderr.close()
+        return SUCCESS
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, verb by verb."""
+    top = argparse.ArgumentParser(prog="pyprod", description="Which form of this model should run in production here?")
+    top.add_argument("--version", action="version", version=f"pyprod {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    verb = _verb(verbs, "list", list_, "what exists here, and what can't run here and why")
+    verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="the device asked about (default: cpu)")
+
+    _verb(verbs, "env", env, "this machine, as it is stored with every record")
+
+    verb = _verb(verbs, "bench", bench, "measure candidates: a record, a table and report.html")
+    _selection(verb)
+    _settings(verb)
+    verb.add_argument("--out", type=Path, default=Path("results"), help="folder of records (default: results)")
+    verb.add_argument("--resume", type=Path, metavar="RECORD", help="measure what this record still lacks")
+    verb.add_argument("--sort", default=report.DEFAULT_SORT, metavar="COLUMN", help="column to sort the table by")
+
+    verb = _verb(verbs, "report", report_, "tables and report.html of records")
+    verb.add_argument("records", type=Path, nargs="+", metavar="RECORD", help="folder of a record")
+    verb.add_argument("--sort", default=report.DEFAULT_SORT, metavar="COLUMN", help="column to sort the table by")
+    verb.add_argument("--format", choices=report.FORMATS, help="write this instead of printing the table")
+    verb.add_argument("--out", type=Path, help="file to write; by default report.<ending> in the record")
+    return top
+
+
+def list_(options: argparse.Namespace) -> int:
+    """Workloads and backends by name; for each that can't run here, the reason."""
+    from pyprod import catalog  # imports torch and every backend: seconds that --help need not wait for
+
+    rows = catalog.rows(options.device)
+    if options.json:
+        _print_json(rows)
+        return SUCCESS
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("kind", "name", "what", "here"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        here = f"[yellow]no: {escape(row['unavailable'])}" if row["unavailable"] else f"[green]{escape(row['here'])}"
+        table.add_row(row["kind"], row["name"], escape(row["what"]), here)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    return SUCCESS
+
+
+def env(options: argparse.Namespace) -> int:
+    """The fingerprint."""
+    _print_json(environment.fingerprint())
+    return SUCCESS
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measure, write the record, print the table."""
+    from pyprod import bench as bench_
+    from pyprod.progress import Bar
+
+    path = options.resume or bench_.create(bench_.Plan(_candidates(options), _chosen_settings(options)), options.out)
+    interrupted = False
+    try:
+        with Bar("measuring") as bar:
+            bench_.resume(path, bar)
+    except KeyboardInterrupt:
+        interrupted = True
+    found = _read([path])
+    report.write(found.measurements, found.environment, found.plan, path / "report.md", "markdown")
+    report.write(found.measurements, found.environment, found.plan, path / "report.html", "html")
+    rows = report.summarize(found.measurements)
+    if options.json:
+        _print_json({"record": str(path), "rows": json.loads(rows.to_json(orient="records"))})
+    else:
+        print(report.to_text(rows, sort=options.sort))
+        print(f"\nrecord  {path}\nreport  {path / 'report.html'}")
+    if interrupted:
+        print(
+            f"pyprod: interrupted; what was measured is safe. Go on with: pyprod bench --resume {path}", file=sys.stderr
+        )
+        return INTERRUPTED
+    return SUCCESS if any(m.metric == "latency" for m in found.measurements) else NOTHING_MEASURED
+
+
+def report_(options: argparse.Namespace) -> int:
+    """Print the table of one or more records, or write it in another format."""
+    found = _read(options.records)
+    if options.format:
+        out = options.out or options.records[0] / f"report{report.FORMATS[options.format]}"
+        report.write(found.measurements, found.environment, found.plan, out, options.format)
+        print(out)
+    elif options.json:
+        _print_json(json.loads(report.summarize(found.measurements).to_json(orient="records")))
+    else:
+        print(report.to_text(report.summarize(found.measurements), sort=options.sort))
+    return SUCCESS if found.measurements else NOTHING_MEASURED
+
+
+def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:])
+    verb.add_argument("--json", action="store_true", help="print JSON")
+    verb.set_defaults(run=run)
+    return verb
+
+
+def _selection(verb: argparse.ArgumentParser) -> None:
+    group = verb.add_argument_group("what to measure")
+    group.add_argument("patterns", nargs="*", metavar="PATTERN", help="only ids that match, e.g. 'encoder/*/onnx*'")
+    group.add_argument("--full", action="store_true", help="every workload, at batches 1, 8 and 32")
+    group.add_argument("--workload", nargs="+", metavar="NAME", help="names, or file.py:function for a model of yours")
+    group.add_argument("--backend", nargs="+", default=[], metavar="NAME", help="family.variant, or a whole family")
+    group.add_argument("--device", nargs="+", default=["cpu"], choices=("cpu", "cuda"))
+    group.add_argument("--batch", nargs="+", type=int, metavar="N", help="samples per call (default: 1)")
+    group.add_argument("--threads", nargs="+", type=int, default=[1], metavar="N", help="CPU threads (default: 1)")
+
+
+def _settings(verb: argparse.ArgumentParser) -> None:
+    group = verb.add_argument_group("how to measure")
+    words = {
+        "rounds": "interleaved rounds",
+        "slice_s": "seconds a candidate is timed per round",
+        "max_samples": "most calls per slice",
+        "warmup_s": "longest warm-up, seconds",
+        "timeout_s": "a stage that takes longer has hung, seconds",
+        "seed": "of the order within rounds",
+    }
+    for field in fields(Settings):
+        name = "--" + field.name.removesuffix("_s").replace("_", "-")
+        kind = type(field.default)
+        help_ = f"{words[field.name]} (default: {field.default})"
+        group.add_argument(name, dest=field.name, type=kind, default=field.default, help=help_, metavar="N")
+
+
+def _candidates(options: argparse.Namespace) -> tuple[Any, ...]:
+    from pyprod import bench as bench_
+    from pyprod import workloads
+
+    everything = workloads.known() if options.full else list(bench_.DEFAULT_WORKLOADS)
+    batches = bench_.FULL_BATCHES if options.full else (1,)
+    return bench_.select(
+        options.patterns,
+        workload_names=options.workload or everything,
+        backend_names=options.backend,
+        devices=options.device,
+        batches=options.batch or batches,
+        threads=options.threads,
+    )
+
+
+def _chosen_settings(options: argparse.Namespace) -> Settings:
+    return Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
+
+
+def _read(paths: Sequence[Path]) -> store.Record:
+    """Records merged into one; one that can't be read is named and skipped, unless it is the only one."""
+    records = []
+    for path in paths:
+        try:
+            records.append(store.read(path))
+        except PyprodError as error:
+            if len(paths) == 1:
+                raise
+            print(f"pyprod: warning: skipped: {error}", file=sys.stderr)
+    if not records:
+        raise PyprodError("none of the records could be read")
+    for warning in (w for record in records for w in record.warnings):
+        print(f"pyprod: warning: {warning}", file=sys.stderr)
+    measurements = tuple(m for record in records for m in record.measurements)
+    return store.Record(records[0].path, records[0].environment, records[0].plan, measurements, ())
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
