@@ -1,0 +1,70 @@
+"""Put measured tables into README.md and docs/, from the newest committed record that has them.
+
+A block is a pair of comments, ``<!-- measured: WORKLOAD/DEVICE/bN/tN -->`` and ``<!-- /measured -->``; what stands between
+them is made from ``results/``. Run without arguments to write, with ``--check`` to fail when a file would change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from pyprod.measure import report, store
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"(<!-- measured: (?P<cohort>\S+) -->\n).*?(<!-- /measured -->)", re.DOTALL)
+
+
+def cohort_table(cohort: str, results: Path) -> str:
+    """Markdown of one cohort's rows from the newest record under `results` that has measured it.
+
+    Raises:
+        LookupError: no record has it.
+    """
+    for path in sorted((p.parent for p in results.glob(f"*/{store.PLAN}")), reverse=True):
+        record = store.read(path)
+        rows = [m for m in record.measurements if "{}/{}/b{}/t{}".format(*m.candidate.cohort) == cohort]
+        if any(m.metric == "latency" for m in rows):
+            table = report.to_markdown(report.summarize(rows))
+            return f"{table}\n{caption(record)}\n"
+    raise LookupError(f"no record under {results} has measured {cohort}")
+
+
+def caption(record: store.Record) -> str:
+    """Which machine, versions and command the numbers are from."""
+    versions = record.environment["packages"]
+    names = ("torch", "onnxruntime-gpu", "openvino", "torchao")
+    software = ", ".join(f"{name} {versions[name]}" for name in names if versions.get(name))
+    cpu = record.environment["cpu"]["model"]
+    path = f"results/{record.path.name}"
+    command = " ".join(record.plan["command"])
+    return f"*{cpu}, a shared virtual machine; {software}; `{command}`; raw samples in [{path}]({path}).*"
+
+
+def spliced(text: str, results: Path) -> str:
+    """`text` with every block made anew."""
+    return BLOCK.sub(lambda m: m[1] + "\n" + cohort_table(m["cohort"], results) + "\n" + m[3], text)
+
+
+def main() -> int:
+    """Write or check every Markdown file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if something would change")
+    check = parser.parse_args().check
+    stale = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        before = path.read_text()
+        after = spliced(before, ROOT / "results")
+        if after != before:
+            stale.append(str(path.relative_to(ROOT)))
+            if not check:
+                store.write_atomically(path, after)
+    if stale:
+        print(("stale: " if check else "wrote: ") + ", ".join(stale))
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
