@@ -71,6 +71,9 @@ class Runner(ABC):
     artifact_bytes: int
     #: What a reader of the table must know: nodes that fell back, granularity, weights kept in float.
     notes: tuple[str, ...] = ()
+    #: Seconds of building that others did for this candidate through the shared cache, less the time spent waiting
+    #: for them: added to the time measured, it gives what the build would have taken alone.
+    borrowed_s: float = 0.0
 
     @abstractmethod
     def bind(self, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
