@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import fnmatch
 import itertools
 import os
@@ -125,7 +126,7 @@ def measure(
 
 def create(plan: Plan, root: Path) -> Path:
     """Make a new record under `root` that holds the plan and the machine; `resume` fills it."""
-    name = f"{environment.today()}-{environment.machine()}"
+    name = f"{datetime.date.today().isoformat()}-{environment.machine()}"
     return store.create(root, name, environment.fingerprint(), plan.to_json())
 
 

@@ -1,7 +1,7 @@
 """Put measured tables into README.md and docs/, from the newest committed record that has them.
 
-A block is a pair of comments, ``<!-- measured: WORKLOAD/DEVICE/bN/tN -->`` and ``<!-- /measured -->``; what stands between
-them is made from ``results/``. Run without arguments to write, with ``--check`` to fail when a file would change.
+A block is a pair of comments, ``<!-- measured: WORKLOAD/DEVICE/bN/tN -->`` and ``<!-- /measured -->``; what stands
+between them is made from ``results/``. Without arguments it writes; with ``--check`` it fails when a file would change.
 """
 
 from __future__ import annotations
