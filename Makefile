@@ -1,0 +1,84 @@
+# The road from a fresh clone to numbers. `make help` explains each target.
+#
+# PYTHON   which Python makes .venv (default: python3), 3.11 or newer
+# TORCH    which torch to install first (default: the pin in requirements/torch.txt); e.g. TORCH=torch==2.12.1
+# ARGS     passed on to the program a target runs; e.g. make bench ARGS="--batch 8"
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+TORCH ?= -r requirements/torch.txt
+ARGS ?=
+BIN := .venv/bin
+STAMPS := .venv/stamps
+STEP := tools/step
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
+
+# Whatever else is installed, torch stays the one that came first: no other package may pull a second.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint .venv/torch.txt
+
+.PHONY: help bench bench-full test build lint format weights docs asv clean
+
+help: ## Explain each target
+	@echo "Usage: make TARGET"; echo
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+
+bench: build ## Set up, build the kernels, measure the default candidates (6 minutes), write report.html
+	@$(BIN)/pyprod bench $(ARGS)
+
+bench-full: build ## Measure every workload over every backend at batches 1, 8 and 32 (hours)
+	@$(BIN)/pyprod bench --full $(ARGS)
+
+test: build $(STAMPS)/test ## Set up if needed, then run the whole test suite
+	@$(BIN)/python -m pytest $(ARGS)
+
+build: $(STAMPS)/build ## Make .venv, install the pinned packages, build csrc/
+
+lint: build $(STAMPS)/test ## Check style, types, C++ format, and that the docs show what results/ holds
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@find csrc -regex '.*\.\(cpp\|h\|cu\|cuh\)' -print0 | xargs -0 $(BIN)/clang-format --dry-run -Werror
+	@$(BIN)/python tools/splice_docs.py --check
+
+format: $(STAMPS)/test ## Format Python and C++
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@find csrc -regex '.*\.\(cpp\|h\|cu\|cuh\)' -print0 | xargs -0 $(BIN)/clang-format -i
+
+docs: build ## Put the newest records' tables into README.md and docs/
+	@$(BIN)/python tools/splice_docs.py
+
+weights: build ## Train again the weights that the project made itself
+	@$(BIN)/python -m pyprod.workloads.train $(ARGS)
+
+asv: build ## Measure this commit with asv
+	@$(BIN)/asv run $(ARGS)
+
+clean: ## Remove what was built; .venv too
+	@rm -rf .venv build dist .asv *.egg-info pyprod/*.so .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
+
+$(STAMPS)/venv:
+	@$(STEP) --check $(PYTHON)
+	@$(STEP) "[1/4] making .venv" $(PYTHON) -m venv --clear .venv
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/torch: requirements/torch.txt requirements/build.txt $(STAMPS)/venv
+	@: > .venv/torch.txt
+	@$(STEP) "[2/4] installing torch" $(PIP) $(TORCH) -r requirements/build.txt
+	@$(BIN)/python -m pip list --format freeze 2> /dev/null | grep -E '^torch==' > .venv/torch.txt
+	@touch $@
+
+$(STAMPS)/run: requirements/run.txt $(STAMPS)/torch
+	@$(STEP) "[3/4] installing the backends and the tools" $(PIP) -r requirements/run.txt
+	@touch $@
+
+$(STAMPS)/build: $(SOURCES) $(STAMPS)/run
+	@$(STEP) "[4/4] building csrc/" $(PIP) --no-build-isolation --no-deps --editable .
+	@mkdir -p .asv && touch $@
+
+$(STAMPS)/test: requirements/test.txt $(STAMPS)/run
+	@$(STEP) "[+] installing the test tools" $(PIP) -r requirements/test.txt
+	@touch $@
