@@ -77,17 +77,14 @@ class Record:
         return Candidate(workload, backend, recipe, device, batch, threads)
 
 
-def summarize(measurements: Iterable[Measurement], accuracy_loss: float = ACCURACY_LOSS) -> pd.DataFrame:
+def summarize(measurements: Iterable[Measurement]) -> pd.DataFrame:
     """One row per candidate with the columns of `columns.COLUMNS`, by cohort, fastest first.
-
-    Args:
-        accuracy_loss: share of the baseline's accuracy that a form may lose and still count as "kept".
 
     Raises:
         PyprodError: measurements of several runs are mixed, or accuracies were not scored on the same examples.
     """
     record = Record(measurements)
-    accuracy = {form: _accuracy(record, form, accuracy_loss) for form in record.accuracy}
+    accuracy = {form: _accuracy(record, form) for form in record.accuracy}
     rows = [_row(record, c) | accuracy.get(c.form, {}) | _status(record, c) for c in record.candidates]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     for name, column in COLUMNS.items():
@@ -189,7 +186,7 @@ def _evaluation(m: Measurement) -> Evaluation:
     )
 
 
-def _accuracy(record: Record, form: _Form, accuracy_loss: float) -> dict[str, Any]:
+def _accuracy(record: Record, form: _Form) -> dict[str, Any]:
     """The accuracy columns of one form, compared with the baseline's form on the same device."""
     workload, _, _, device = form
     mine = _evaluation(record.accuracy[form])
@@ -207,7 +204,7 @@ def _accuracy(record: Record, form: _Form, accuracy_loss: float) -> dict[str, An
         "accuracy_difference": difference.value,
         "accuracy_difference_low": difference.low,
         "accuracy_difference_high": difference.high,
-        "accuracy_verdict": verdict(difference, accuracy_loss * abs(statistics.score(base)), mine.higher_is_better),
+        "accuracy_verdict": verdict(difference, ACCURACY_LOSS * abs(statistics.score(base)), mine.higher_is_better),
     }
     pairs = statistics.discordant(mine, base)
     if pairs is not None:
