@@ -60,7 +60,7 @@ def speedups(cohort: pd.DataFrame) -> Plot | None:
 
 
 def pareto(cohort: pd.DataFrame) -> Plot | None:
-    """Latency x accuracy with the size as area. The line joins the front's forms from fast to accurate."""
+    """Latency x accuracy with the size as area. The line is the front's best accuracy within a latency."""
     rows = cohort[(cohort["latency_p50_ms"] > 0) & cohort["accuracy"].notna() & (cohort["status"] == "ok")]
     if rows.empty:
         return None
@@ -70,34 +70,45 @@ def pareto(cohort: pd.DataFrame) -> Plot | None:
     x = Scale(*padded(rows["latency_p50_ms"].tolist(), 0.12, log=True), 52, WIDTH - 24, log=True)
     y = Scale(*padded(shown.tolist(), 0.22), 286, 18)
     largest = rows["artifact_mb"].max()
-    points = []
-    for (_, form), value in zip(rows.iterrows(), quality, strict=True):
-        share = form["artifact_mb"] / largest if largest > 0 else math.nan
-        point = {"x": x(form["latency_p50_ms"]), "y": y(value), "below": value < y.low, "front": form["pareto"]}
-        point |= {
-            "name": form["form"],
-            "numerics": form["numerics"],
-            "area": 320 * (0.3 if math.isnan(share) else share),
-        }
-        point["title"] = (
-            f"{form['form']}: {digits.number(form['latency_p50_ms'])} ms, accuracy "
-            f"{digits.accuracy(form['accuracy'], form['statistic'])}, {digits.number(form['artifact_mb'])} MB"
-        )
-        point["label"] = form["form"] if form["pareto"] or form["baseline"] else ""
-        if point["below"]:
-            point["label"] = f"{form['form']} {digits.accuracy(form['accuracy'], form['statistic'])}"
-        points.append(point)
+    points = [_point(form, x, y, value, largest) for (_, form), value in zip(rows.iterrows(), quality, strict=True)]
     _label(points, Box(52, 8, WIDTH - 60, 282))
     sign = -1 if lower_is_better else 1
     return {
         "width": WIDTH,
         "height": 330,
         "x_ticks": [(x(t), digits.number(t)) for t in x.ticks(7)],
-        "y_ticks": [(y(t), f"{sign * t:.3g}") for t in y.ticks(5)],
-        "points": sorted(points, key=lambda p: -p["area"]),  # small ones on top
-        "line": sorted((p["x"], p["y"]) for p in points if p["front"]),
-        "y_name": "perplexity (lower is better, up is better here)" if lower_is_better else "accuracy",
+        "y_ticks": [(y(t), f"{sign * t:.4g}") for t in y.ticks(5)],
+        "points": sorted(points, key=lambda p: -p["radius"]),  # small ones on top
+        "line": _staircase(points, x.end),
+        "y_name": "perplexity" if lower_is_better else "accuracy",
     }
+
+
+def _point(form: pd.Series[Any], x: Scale, y: Scale, quality: float, largest: float) -> Plot:
+    size, accuracy = form["artifact_mb"], digits.accuracy(form["accuracy"], form["statistic"])
+    below = quality < y.low
+    labeled = form["pareto"] or form["baseline"] or below
+    return {
+        "x": x(form["latency_p50_ms"]),
+        "y": y(quality),
+        "below": below,
+        "front": form["pareto"],
+        "numerics": form["numerics"],
+        "radius": round(math.sqrt(110 * (size / largest if size > 0 else 0.3)), 1),
+        "label": f"{form['form']} {accuracy if below else ''}".strip() if labeled else "",
+        "title": f"{form['form']}: {digits.number(form['latency_p50_ms'])} ms, accuracy {accuracy}, "
+        f"{digits.number(size)} MB",
+    }
+
+
+def _staircase(points: list[Plot], end: float) -> list[tuple[float, float]]:
+    """The best accuracy on the front within each latency, as corners of a line that runs on to `end`."""
+    corners: list[tuple[float, float]] = []
+    for point in sorted((p for p in points if p["front"] and not p["below"]), key=lambda p: p["x"]):
+        if not corners or point["y"] < corners[-1][1]:
+            corners += [(point["x"], corners[-1][1])] if corners else []
+            corners += [(point["x"], point["y"])]
+    return [*corners, (end, corners[-1][1])] if corners else []
 
 
 def throughput(forms: pd.DataFrame) -> Plot | None:
@@ -108,12 +119,12 @@ def throughput(forms: pd.DataFrame) -> Plot | None:
         return None
     x = Scale(batches[0], batches[-1], 58, WIDTH + 380, log=True)
     y = Scale(*padded(rows["throughput_per_s"].tolist(), 0.05, log=True), 330, 14, log=True)
-    lines = []
-    for (name, numerics), form in rows.sort_values("batch").groupby(["form", "numerics"]):
+    lines: list[Plot] = []
+    for name, form in rows.sort_values("batch").groupby("form"):
         values = zip(form["batch"], form["throughput_per_s"], strict=True)
         points = [(x(batch), y(rate), f"{name}, batch {batch}: {digits.number(rate)}/s") for batch, rate in values]
         last = f"{name} {digits.number(form['throughput_per_s'].iloc[-1])}"
-        lines.append({"name": last, "numerics": numerics, "points": points})
+        lines.append({"name": last, "numerics": form["numerics"].iloc[0], "points": points})
     for line, label in zip(lines, spread([line["points"][-1][1] for line in lines], 15, 14, 334), strict=True):
         line["label_y"] = label
     return {
@@ -169,8 +180,7 @@ def _density(samples: list[float], low: float, high: float, scale: Scale, middle
 
 def _label(points: list[Plot], inside: Box) -> None:
     """Give each point that has a label a place for it that covers neither points nor other labels."""
-    radius = {id(p): math.sqrt(p["area"] / math.pi) for p in points}
-    taken = [Box(p["x"] - r, p["y"] - r, 2 * r, 2 * r) for p in points for r in [radius[id(p)]]]
+    taken = [Box(p["x"] - p["radius"], p["y"] - p["radius"], 2 * p["radius"], 2 * p["radius"]) for p in points]
     for point in sorted((p for p in points if p["label"]), key=lambda p: (not p["front"], p["x"])):
         size = (_LETTER * len(point["label"]), 14.0)
         box = place_label((point["x"], point["y"]), size, taken, inside)
