@@ -54,13 +54,13 @@ def parser() -> argparse.ArgumentParser:
     _settings(verb)
     verb.add_argument("--out", type=Path, default=Path("results"), help="folder of records (default: results)")
     verb.add_argument("--resume", type=Path, metavar="RECORD", help="measure what this record still lacks")
-    verb.add_argument("--sort", default=report.DEFAULT_SORT, metavar="COLUMN", help="column to sort the table by")
+    verb.add_argument("--sort", default="latency", metavar="COLUMN", help="column to sort the table by")
 
     verb = _verb(verbs, "report", report_, "tables and report.html of records")
     verb.add_argument("records", type=Path, nargs="+", metavar="RECORD", help="folder of a record")
-    verb.add_argument("--sort", default=report.DEFAULT_SORT, metavar="COLUMN", help="column to sort the table by")
-    verb.add_argument("--format", choices=report.FORMATS, help="write this instead of printing the table")
-    verb.add_argument("--out", type=Path, help="file to write; by default report.<ending> in the record")
+    verb.add_argument("--sort", default="latency", metavar="COLUMN", help="column to sort the table by")
+    verb.add_argument("--format", choices=report.FORMATS, help="write report.FORMAT into the record instead")
+    verb.add_argument("--out", type=Path, metavar="FILE", help="write this file instead; its ending says the format")
     return top
 
 
@@ -101,8 +101,8 @@ def bench(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         interrupted = True
     found = _read([path])
-    report.write(found.measurements, found.environment, found.plan, path / "report.md", "markdown")
-    report.write(found.measurements, found.environment, found.plan, path / "report.html", "html")
+    for name in ("report.md", "report.html"):
+        report.write(found.measurements, found.environment, found.plan, path / name)
     rows = report.summarize(found.measurements)
     if options.json:
         _print_json({"record": str(path), "rows": json.loads(rows.to_json(orient="records"))})
@@ -120,9 +120,9 @@ def bench(options: argparse.Namespace) -> int:
 def report_(options: argparse.Namespace) -> int:
     """Print the table of one or more records, or write it in another format."""
     found = _read(options.records)
-    if options.format:
-        out = options.out or options.records[0] / f"report{report.FORMATS[options.format]}"
-        report.write(found.measurements, found.environment, found.plan, out, options.format)
+    if options.format or options.out:
+        out = options.out or options.records[0] / f"report.{options.format}"
+        report.write(found.measurements, found.environment, found.plan, out, options.format or "")
         print(out)
     elif options.json:
         _print_json(json.loads(report.summarize(found.measurements).to_json(orient="records")))

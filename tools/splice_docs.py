@@ -27,7 +27,7 @@ def cohort_table(cohort: str, results: Path) -> str:
         record = store.read(path)
         rows = [m for m in record.measurements if "{}/{}/b{}/t{}".format(*m.candidate.cohort) == cohort]
         if any(m.metric == "latency" for m in rows):
-            table = report.to_markdown(report.summarize(rows))
+            table = report.to_markdown_tables(report.summarize(rows))
             return f"{table}\n{caption(record)}\n"
     raise LookupError(f"no record under {results} has measured {cohort}")
 
