@@ -143,7 +143,9 @@ def ninja_file(torch: Path, cxx: str, cuda: Cuda | None, ops: list[str], probe: 
     """build.ninja: one object per source with a depfile, two shared libraries. Paths are absolute."""
     import pybind11
 
-    torch_flags = f"{TORCH_TARGET} -isystem {torch}/include -isystem {torch}/include/torch/csrc/api/include -I{ROOT}/csrc"
+    torch_flags = (
+        f"{TORCH_TARGET} -isystem {torch}/include -isystem {torch}/include/torch/csrc/api/include -I{ROOT}/csrc"
+    )
     python = f"-isystem {pybind11.get_include()} -isystem {sysconfig.get_paths()['include']} -I{ROOT}/csrc"
     # Without --no-as-needed the linker drops libtorch_cpu and loading fails on aoti_torch_dtype_float32.
     libraries = f"-L{torch}/lib -Wl,--no-as-needed -ltorch_cpu -ltorch -lc10"
@@ -164,7 +166,9 @@ def ninja_file(torch: Path, cxx: str, cuda: Cuda | None, ops: list[str], probe: 
             lines.append(f"build {built[-1]}: {rule} {ROOT}/{source}\n flags = {flags}")
         return " ".join(built)
 
-    cudart = f"-L{nvcc.parent.parent}/lib64 -L{nvcc.parent.parent}/lib -lcudart_static -lrt -lpthread -ldl" if cuda else ""
+    cudart = (
+        f"-L{nvcc.parent.parent}/lib64 -L{nvcc.parent.parent}/lib -lcudart_static -lrt -lpthread -ldl" if cuda else ""
+    )
     lines.append(f"build libpyprod.so: link {objects(ops, 'ops', torch_flags)}\n libs = {libraries} {cudart}")
     lines.append(f"build {probe_name}: link {objects(probe, 'probe', python)}")
     return "\n".join(lines) + "\n"
@@ -205,7 +209,7 @@ class Build(build_ext):
             target.parent.mkdir(parents=True, exist_ok=True)
             fresh = target.with_name(f".{target.name}.new")
             shutil.copyfile(temp / Path(self.get_ext_filename(name)).name, fresh)
-            os.replace(fresh, target)  # a process that has the old file mapped keeps it
+            fresh.replace(target)  # a process that has the old file mapped keeps it
 
 
 if __name__ == "__main__":

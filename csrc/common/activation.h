@@ -32,18 +32,33 @@ PYPROD_INLINE float exp_clamped(float x) {
 
 PYPROD_INLINE float sigmoid(float x) { return 1.0f / (1.0f + exp_clamped(-x)); }
 
-// x * Phi(x) with erf of Abramowitz & Stegun 7.1.26: |error of erf| <= 1.5e-7, so |error| <= 0.75e-7 |x| + rounding.
+// erf(z) as the rational approximation z P(z^2) / Q(z^2) on [-4, 4] that Eigen and XLA use; |error| <= 4.5e-7 over all
+// floats (checked densely against double precision). One division and no exponential.
+PYPROD_INLINE float erf_rational(float z) {
+  z = z < -4.0f ? -4.0f : z;
+  z = z > 4.0f ? 4.0f : z;
+  const float s = z * z;
+  float p = -2.72614225801306e-10f;
+  p = p * s + 2.77068142495902e-08f;
+  p = p * s - 2.10102402082508e-06f;
+  p = p * s - 5.69250639462346e-05f;
+  p = p * s - 7.34990630326855e-04f;
+  p = p * s - 2.95459980854025e-03f;
+  p = p * s - 1.60960333262415e-02f;
+  float q = -1.45660718464996e-05f;
+  q = q * s - 2.13374055278905e-04f;
+  q = q * s - 1.68282697438203e-03f;
+  q = q * s - 7.37332916720468e-03f;
+  q = q * s - 1.42647390514189e-02f;
+  const float e = z * p / q;
+  const float low = e < -1.0f ? -1.0f : e;  // 1.0000002 at the end would leave -1e-7 x of a large negative x
+  return low > 1.0f ? 1.0f : low;
+}
+
+// x * Phi(x); |error| <= 3e-7 |x|.
 PYPROD_INLINE float gelu(float x) {
-  const float z = x * 0.70710678f, magnitude = z < 0.0f ? -z : z;
-  const float t = 1.0f / (1.0f + 0.3275911f * magnitude);
-  float p = 1.061405429f;
-  p = p * t - 1.453152027f;
-  p = p * t + 1.421413741f;
-  p = p * t - 0.284496736f;
-  p = p * t + 0.254829592f;
-  const float tail = p * t * exp_clamped(-magnitude * magnitude);  // 1 - erf(|z|)
   const float half = 0.5f * x;
-  return x < 0.0f ? half * tail : half * (2.0f - tail);
+  return half + half * erf_rational(x * 0.70710678f);
 }
 
 // 0.5 x (1 + tanh(u)) = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3).

@@ -95,7 +95,7 @@ class Driver {
   void block(const char* rows, int64_t m, int64_t count, int64_t begin, int64_t end) const {
     const int64_t step = std::max<int64_t>(1, kWeightBlock / panel_bytes(k_));
     const int64_t tiles = ceil_div(count, path_.tile_rows);
-    alignas(64) int32_t acc[16 * kPanel];
+    alignas(64) int32_t acc[kMaxTileRows * kPanel];
     for (int64_t first = begin; first < end; first += step) {
       for (int64_t t = 0; t < tiles; ++t) {
         const int64_t r = t * count / tiles;

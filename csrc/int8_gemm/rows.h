@@ -61,69 +61,67 @@ PYPROD_INLINE float prepare_quantized_row(Float type, const void* x, int64_t k, 
   return quantize_row<To, kOffset>(type, x, k, prepared);
 }
 
-// The epilogue's per-column constants of one panel, padded to its 32 columns.
-struct Columns {
-  float scale[kPanel] = {};
-  float bias[kPanel] = {};
-};
-
 template <Activation A>
-PYPROD_INLINE void activate_row(float* y) {
-  for (int j = 0; j < kPanel; ++j) y[j] = activate<A>(y[j]);
+PYPROD_INLINE void activate_all(float* y, int count) {
+  for (int i = 0; i < count; ++i) y[i] = activate<A>(y[i]);
+}
+
+PYPROD_INLINE void activate_all(Activation activation, float* y, int count) {
+  switch (activation) {
+    case Activation::none:
+      return;
+    case Activation::relu:
+      return activate_all<Activation::relu>(y, count);
+    case Activation::gelu:
+      return activate_all<Activation::gelu>(y, count);
+    case Activation::gelu_tanh:
+      return activate_all<Activation::gelu_tanh>(y, count);
+    case Activation::silu:
+      return activate_all<Activation::silu>(y, count);
+  }
 }
 
 template <class Out>
 PYPROD_INLINE void store_row(const float* y, const Out* residual, int cols, Out* out) {
-  for (int j = 0; j < cols; ++j) from_float(residual != nullptr ? y[j] + to_float(residual[j]) : y[j], out[j]);
+  if (residual == nullptr) {
+    for (int j = 0; j < cols; ++j) from_float(y[j], out[j]);
+  } else {
+    for (int j = 0; j < cols; ++j) from_float(y[j] + to_float(residual[j]), out[j]);
+  }
 }
 
 template <class Out>
-PYPROD_INLINE void finish_row(const Epilogue& e, const Columns& c, int64_t m, int64_t n, int cols, const int32_t* acc) {
-  alignas(64) float y[kPanel];
-  const float row_scale = e.row_scale[m];
-  for (int j = 0; j < kPanel; ++j) y[j] = static_cast<float>(acc[j]) * (row_scale * c.scale[j]) + c.bias[j];
-  switch (e.activation) {
-    case Activation::none:
-      break;
-    case Activation::relu:
-      activate_row<Activation::relu>(y);
-      break;
-    case Activation::gelu:
-      activate_row<Activation::gelu>(y);
-      break;
-    case Activation::gelu_tanh:
-      activate_row<Activation::gelu_tanh>(y);
-      break;
-    case Activation::silu:
-      activate_row<Activation::silu>(y);
-      break;
-  }
-  const int64_t at = m * e.out_stride + n;
-  Out* out = static_cast<Out*>(e.out) + at;
-  const Out* residual = e.residual != nullptr ? static_cast<const Out*>(e.residual) + at : nullptr;
-  if (cols == kPanel) {
-    store_row(y, residual, kPanel, out);  // a constant count: no loop remainder
-  } else {
-    store_row(y, residual, cols, out);
+PYPROD_INLINE void store_tile(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const float* y) {
+  for (int r = 0; r < rows; ++r) {
+    const int64_t at = (m + r) * e.out_stride + n;
+    Out* out = static_cast<Out*>(e.out) + at;
+    const Out* residual = e.residual != nullptr ? static_cast<const Out*>(e.residual) + at : nullptr;
+    if (cols == kPanel) {
+      store_row(y + r * kPanel, residual, kPanel, out);  // a constant count: no loop remainder
+    } else {
+      store_row(y + r * kPanel, residual, cols, out);
+    }
   }
 }
 
+// The whole tile at each step: activations are long dependency chains, and only many at once fill the machine.
 PYPROD_INLINE void finish_tile(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc) {
-  Columns columns;
-  std::memcpy(columns.scale, e.col_scale + n, static_cast<size_t>(cols) * sizeof(float));
-  if (e.bias != nullptr) std::memcpy(columns.bias, e.bias + n, static_cast<size_t>(cols) * sizeof(float));
+  alignas(64) float scale[kPanel] = {}, bias[kPanel] = {}, y[kMaxTileRows * kPanel];
+  std::memcpy(scale, e.col_scale + n, static_cast<size_t>(cols) * sizeof(float));
+  if (e.bias != nullptr) std::memcpy(bias, e.bias + n, static_cast<size_t>(cols) * sizeof(float));
   for (int r = 0; r < rows; ++r) {
-    switch (e.type) {
-      case Float::f32:
-        finish_row<float>(e, columns, m + r, n, cols, acc + r * kPanel);
-        break;
-      case Float::bf16:
-        finish_row<BFloat16>(e, columns, m + r, n, cols, acc + r * kPanel);
-        break;
-      case Float::f16:
-        finish_row<Float16>(e, columns, m + r, n, cols, acc + r * kPanel);
-        break;
-    }
+    const float row_scale = e.row_scale[m + r];
+    const int32_t* from = acc + r * kPanel;
+    for (int j = 0; j < kPanel; ++j) y[r * kPanel + j] = static_cast<float>(from[j]) * (row_scale * scale[j]) + bias[j];
+  }
+  activate_all(e.activation, y, rows * kPanel);
+  switch (e.type) {
+    case Float::f32:
+      return store_tile<float>(e, m, rows, n, cols, y);
+    case Float::bf16:
+      return store_tile<BFloat16>(e, m, rows, n, cols, y);
+    case Float::f16:
+      return store_tile<Float16>(e, m, rows, n, cols, y);
   }
 }
 
