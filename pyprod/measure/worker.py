@@ -51,7 +51,7 @@ class Server:
         memory.trim()
         self.peak_was_reset = memory.reset_peak()
         done = sampling.warm_up(self.subject.call, max_ns)
-        context = {"calls": done.calls, "steady": done.steady}
+        context = {"calls": done.calls, "steady": done.steady, "timer": sampling.TIMER}
         return [Observation("warmup_time", "s", [done.elapsed_ns / 1e9], context)]
 
     def time(self, max_count: int, max_ns: int) -> list[Observation]:
