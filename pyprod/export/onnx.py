@@ -6,10 +6,8 @@ import fcntl
 import hashlib
 import inspect
 import json
-import logging
 import os
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from pyprod.export.quiet import quiet
 from pyprod.types import PyprodError
 
 #: onnxruntime's quantizer, OpenVINO and NNCF all read it; 23 adds a fused Attention that none of them quantizes.
@@ -87,9 +86,7 @@ def trace(
     Returns:
         The program, and why its batch is static (empty when it is dynamic).
     """
-    with torch.no_grad(), warnings.catch_warnings():
-        # Raised by torch.export itself through copyreg, on torch's own use of its deprecated name.
-        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*", FutureWarning)
+    with torch.no_grad(), quiet():
         if not static_batch:
             rows = torch.arange(2) % example[0].shape[0]  # a batch of 1 would be taken for a constant
             batch = torch.export.Dim("batch", min=1)
@@ -113,19 +110,10 @@ def write(program: torch.export.ExportedProgram, path: Path, dynamic_batch: bool
     if weights > _WEIGHTS_LIMIT:
         raise PyprodError(f"{weights / 1e9:.1f} GB of weights: one ONNX file holds 2.1 GB; use another backend")
     names = tuple({0: "batch"} for _ in program.example_inputs[0]) if dynamic_batch else None
-    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = registration.level
-    registration.setLevel(logging.ERROR)  # warns four times that torchvision, of no use here, is not installed
-    try:
-        with warnings.catch_warnings():
-            # Two inputs share the batch dimension by design, and so its name.
-            warnings.filterwarnings("ignore", "# The axis name: batch will not be used", UserWarning)
-            warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*", FutureWarning)
-            onnx_program = torch.onnx.export(
-                program, (), dynamo=True, opset_version=OPSET, verbose=False, dynamic_shapes=names
-            )
-    finally:
-        registration.setLevel(level)
+    with quiet():
+        onnx_program = torch.onnx.export(
+            program, (), dynamo=True, opset_version=OPSET, verbose=False, dynamic_shapes=names
+        )
     assert onnx_program is not None
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     onnx_program.save(str(temporary), external_data=False)
