@@ -9,19 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from pyprod.backends import Request, Runner
-from pyprod.backends._runner import TorchRunner, weights_bytes
+from pyprod.backends._runner import TorchRunner
 from pyprod.export.inductor import building
 from pyprod.types import Unavailable
 
 
-def compiled(model: nn.Module, request: Request, notes: tuple[str, ...] = ()) -> Runner:
+def compiled(model: nn.Module, request: Request, artifact_bytes: int, notes: tuple[str, ...] = ()) -> Runner:
     """A Runner over `model` under torch.compile, compiled when this returns."""
-    artifact = weights_bytes(model, request.workdir)
     with building(request.workdir / "inductor", request.threads):
         function: Callable[..., Tensor] = torch.compile(model.to(request.device), dynamic=False)
         breaks = torch._dynamo.utils.counters["graph_break"]
         before = breaks.total()
-        runner = TorchRunner(function, request, artifact)
+        runner = TorchRunner(function, request, artifact_bytes)
         runner.run(request.example)
         graph_breaks = breaks.total() - before
     runner.notes = (*notes, "the artifact is the weights: kernels are compiled at each start-up")

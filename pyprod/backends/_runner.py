@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -94,6 +95,13 @@ def weights_bytes(model: nn.Module, workdir: Path) -> int:
     return path.stat().st_size
 
 
+def pickled_bytes(model: nn.Module, workdir: Path) -> int:
+    """Size of the model's state as torch.save writes it, for what safetensors can't hold: packed or wrapped weights."""
+    path = workdir / "model.pt"
+    torch.save(model.state_dict(), path)
+    return path.stat().st_size
+
+
 def torch_device(device: str) -> Unavailable | None:
     """Why PyTorch can't use `device` here, or None."""
     if device == "cpu":
@@ -114,6 +122,12 @@ def nvidia_gpu() -> bool:
     return Path("/dev/nvidia0").exists() or torch.cuda.is_available()
 
 
+def has_vnni() -> bool:
+    """Whether the CPU adds products of full 8-bit integers exactly; others saturate at 16 bits on x86."""
+    return bool(cpu_flags() & {"avx512_vnni", "avx_vnni"})
+
+
+@cache
 def cpu_flags() -> frozenset[str]:
     """Instruction sets of the first CPU as Linux names them ("avx512_vnni"); empty where /proc does not say."""
     try:

@@ -6,7 +6,7 @@ import torch
 
 from pyprod.backends import Request, Runner, Variant
 from pyprod.backends._inductor import compiled, no_compiler
-from pyprod.backends._runner import Cast, torch_device
+from pyprod.backends._runner import Cast, torch_device, weights_bytes
 from pyprod.types import Unavailable
 
 VARIANTS = {
@@ -23,4 +23,4 @@ def available(variant: str, device: str) -> Unavailable | None:
 def prepare(request: Request) -> Runner:
     """The model compiled for the example's shapes; compilation is part of the build."""
     model = Cast(request.model, torch.bfloat16) if request.variant == "bf16" else request.model
-    return compiled(model, request)
+    return compiled(model, request, weights_bytes(model, request.workdir))

@@ -16,7 +16,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import Tensor
 
 from pyprod.backends import Request, Runner, Variant
-from pyprod.backends._runner import Signature, cpu_flags, nvidia_gpu
+from pyprod.backends._runner import Signature, has_vnni, nvidia_gpu
 from pyprod.export.onnx import cached
 from pyprod.types import Unavailable
 
@@ -215,8 +215,8 @@ def _weighted(model: onnx.ModelProto, ops: set[str]) -> list[str]:
 
 
 def _must_reduce_range(request: Request) -> bool:
-    """Without VNNI the CPU's 8-bit products saturate in 16 bits unless weights have 7."""
-    return request.device == "cpu" and not cpu_flags() & {"avx512_vnni", "avx_vnni"}
+    """Whether weights must keep to 7 bits, lest the CPU's 8-bit products saturate."""
+    return request.device == "cpu" and not has_vnni()
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]

@@ -11,6 +11,11 @@ from contextlib import contextmanager
 _KNOWN: tuple[tuple[str, type[Warning]], ...] = (
     # torch.jit since 2.9 on every entry point; torch.compile's own imports still use script_method.
     (r"`torch\.jit\.\w+` is deprecated", DeprecationWarning),
+    # torch.ao's engines stay in PyTorch until torchao replaces them; they are what this release ships.
+    (r"torch\.ao\.quantization is deprecated", DeprecationWarning),
+    (r"torch\.quantize_per_tensor, torch\.quantize_per_channel and other quantized tensor", UserWarning),
+    # torch.save of torchao's tensors.
+    (r"TypedStorage is deprecated", UserWarning),
     # torch.export through copyreg, by torch's own use of its deprecated class.
     (r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning),
     # torch.onnx: all inputs share the batch dimension by design, and so its name.
