@@ -81,6 +81,9 @@ class Runner(ABC):
 
         The call runs the model on that batch, waits until the result is there (synchronizes the device), and
         returns the backend's own output object. Each call computes everything again.
+
+        Raises:
+            ValueError: shapes or dtypes differ from the request's example; nothing is padded or recompiled.
         """
 
     @abstractmethod

@@ -1,0 +1,33 @@
+"""TorchScript: traced, and frozen with its inference optimizations. Deprecated in PyTorch, and still widely served."""
+
+from __future__ import annotations
+
+import torch
+
+from pyprod.backends import Request, Runner, Variant
+from pyprod.backends._runner import TorchRunner, torch_device
+from pyprod.export.quiet import quiet
+from pyprod.export.torchscript import load, save
+from pyprod.types import Unavailable
+
+VARIANTS = {
+    "traced": Variant("float32", "traced"),
+    "frozen": Variant("float32", "traced, weights frozen, optimize_for_inference"),
+}
+
+
+def available(variant: str, device: str) -> Unavailable | None:
+    """Why `variant` can't run on `device`, or None."""
+    return torch_device(device)
+
+
+def prepare(request: Request) -> Runner:
+    """The module as production loads it: from its file."""
+    frozen = request.variant == "frozen"
+    path = request.workdir / "model.pt"
+    save(request.model.to(request.device), tuple(t.to(request.device) for t in request.example), path, frozen)
+    module = load(path, request.device)
+    if frozen:
+        with quiet():
+            module = torch.jit.optimize_for_inference(module)
+    return TorchRunner(module, request, path.stat().st_size)

@@ -1,0 +1,1 @@
+"""Export: from a module to the file that production ships; a file each."""

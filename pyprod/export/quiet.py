@@ -1,0 +1,38 @@
+"""Silences what libraries say about themselves: each warning by its exact text, and nothing of the user's."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+#: (message, category): what raises it, and why it can't be avoided.
+_KNOWN: tuple[tuple[str, type[Warning]], ...] = (
+    # torch.jit since 2.9 on every entry point; torch.compile's own imports still use script_method.
+    (r"`torch\.jit\.\w+` is deprecated", DeprecationWarning),
+    # torch.ao's engines stay in PyTorch until torchao replaces them; they are what this release ships.
+    (r"torch\.ao\.quantization is deprecated", DeprecationWarning),
+    (r"torch\.quantize_per_tensor, torch\.quantize_per_channel and other quantized tensor", UserWarning),
+    # torch.save of torchao's tensors.
+    (r"TypedStorage is deprecated", UserWarning),
+    # torch.export through copyreg, by torch's own use of its deprecated class.
+    (r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning),
+    # torch.onnx: all inputs share the batch dimension by design, and so its name.
+    (r"# The axis name: batch will not be used", UserWarning),
+)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the warnings known to come from PyTorch's own code, and the ONNX exporter's search for torchvision."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for message, category in _KNOWN:
+                warnings.filterwarnings("ignore", message, category)
+            yield
+    finally:
+        registration.setLevel(level)
