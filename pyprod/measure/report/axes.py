@@ -87,7 +87,7 @@ def place_label(point: tuple[float, float], size: tuple[float, float], taken: Se
     (x, y), (width, height) = point, size
     best, least = Box(x, y, width, height), math.inf
     for distance in (10, 18, 28, 42):
-        for dx, dy in ((1, 0), (1, -1), (1, 1), (0, -1), (0, 1), (-1, 0), (-1, -1), (-1, 1)):
+        for dx, dy in ((1, 0), (0, -1), (0, 1), (-1, 0), (1, -1), (1, 1), (-1, -1), (-1, 1)):
             left = x + dx * distance - (width if dx < 0 else width / 2 if dx == 0 else 0)
             box = Box(left, y + dy * distance - height / 2, width, height)
             outside = width * height - box.overlap(inside)

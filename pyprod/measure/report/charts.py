@@ -64,34 +64,49 @@ def pareto(cohort: pd.DataFrame) -> Plot | None:
     rows = cohort[(cohort["latency_p50_ms"] > 0) & cohort["accuracy"].notna() & (cohort["status"] == "ok")]
     if rows.empty:
         return None
-    lower_is_better = rows["statistic"].iloc[0] == "perplexity"
-    quality = -rows["accuracy"] if lower_is_better else rows["accuracy"]
-    shown = quality[quality >= quality.max() - _SHOWN_LOSS * abs(quality.max())]
     x = Scale(*padded(rows["latency_p50_ms"].tolist(), 0.12, log=True), 52, WIDTH - 24, log=True)
-    y = Scale(*padded(shown.tolist(), 0.22), 286, 18)
+    y = _accuracy_scale(rows)
     largest = rows["artifact_mb"].max()
-    points = [_point(form, x, y, value, largest) for (_, form), value in zip(rows.iterrows(), quality, strict=True)]
+    points = [_point(form, x, y, largest) for _, form in rows.iterrows()]
     _label(points, Box(52, 8, WIDTH - 60, 282))
-    sign = -1 if lower_is_better else 1
     return {
         "width": WIDTH,
         "height": 330,
-        "x_ticks": [(x(t), digits.number(t)) for t in x.ticks(7)],
-        "y_ticks": [(y(t), f"{sign * t:.4g}") for t in y.ticks(5)],
+        "x_ticks": [(x(t), digits.tick(t)) for t in x.ticks(7)],
+        "y_ticks": [(y(t), f"{t:.4g}") for t in y.ticks(5)],
         "points": sorted(points, key=lambda p: -p["radius"]),  # small ones on top
         "line": _staircase(points, x.end),
-        "y_name": "perplexity" if lower_is_better else "accuracy",
+        "y_name": rows["statistic"].iloc[0],
     }
 
 
-def _point(form: pd.Series[Any], x: Scale, y: Scale, quality: float, largest: float) -> Plot:
+def _accuracy_scale(rows: pd.DataFrame) -> Scale:
+    """Better is up. Room for the intervals of all forms but those that lose too much to be shown in place."""
+    lower_is_better = rows["statistic"].iloc[0] == "perplexity"
+    best = rows["accuracy"].min() if lower_is_better else rows["accuracy"].max()
+    shown = rows[(rows["accuracy"] - best).abs() <= _SHOWN_LOSS * abs(best)]
+    ends = [value for _, form in shown.iterrows() for value in (form["accuracy"], *(_interval(form) or ()))]
+    return Scale(*padded(ends, 0.08), *((18, 286) if lower_is_better else (286, 18)))
+
+
+def _interval(form: pd.Series[Any]) -> tuple[float, float] | None:
+    """The accuracy with the interval of its difference to the baseline; None for the baseline and its equals."""
+    low, high = form["accuracy_difference_low"], form["accuracy_difference_high"]
+    if not low < high:
+        return None
+    baseline = form["accuracy"] - form["accuracy_difference"]
+    return baseline + low, baseline + high
+
+
+def _point(form: pd.Series[Any], x: Scale, y: Scale, largest: float) -> Plot:
     size, accuracy = form["artifact_mb"], digits.accuracy(form["accuracy"], form["statistic"])
-    below = quality < y.low
+    below, interval = not y.low <= form["accuracy"] <= y.high, _interval(form)
     labeled = form["pareto"] or form["baseline"] or below
     return {
         "x": x(form["latency_p50_ms"]),
-        "y": y(quality),
+        "y": y(form["accuracy"]),
         "below": below,
+        "whisker": None if below or not interval else [y(end) for end in interval],
         "front": form["pareto"],
         "numerics": form["numerics"],
         "radius": round(math.sqrt(110 * (size / largest if size > 0 else 0.3)), 1),
@@ -117,13 +132,14 @@ def throughput(forms: pd.DataFrame) -> Plot | None:
     batches = sorted(set(rows["batch"]))
     if len(batches) < 2:
         return None
-    x = Scale(batches[0], batches[-1], 58, WIDTH + 380, log=True)
+    x = Scale(batches[0], batches[-1], 58, 900, log=True)
     y = Scale(*padded(rows["throughput_per_s"].tolist(), 0.05, log=True), 330, 14, log=True)
     lines: list[Plot] = []
     for name, form in rows.sort_values("batch").groupby("form"):
         values = zip(form["batch"], form["throughput_per_s"], strict=True)
         points = [(x(batch), y(rate), f"{name}, batch {batch}: {digits.number(rate)}/s") for batch, rate in values]
         last = f"{name} {digits.number(form['throughput_per_s'].iloc[-1])}"
+        last += f" (batch {form['batch'].iloc[-1]})" if form["batch"].iloc[-1] < batches[-1] else ""
         lines.append({"name": last, "numerics": form["numerics"].iloc[0], "points": points})
     for line, label in zip(lines, spread([line["points"][-1][1] for line in lines], 15, 14, 334), strict=True):
         line["label_y"] = label
@@ -132,7 +148,7 @@ def throughput(forms: pd.DataFrame) -> Plot | None:
         "height": 370,
         "right": x.end,
         "x_ticks": [(x(batch), str(batch)) for batch in batches],
-        "y_ticks": [(y(t), digits.number(t)) for t in y.ticks(6)],
+        "y_ticks": [(y(t), digits.tick(t)) for t in y.ticks(6)],
         "lines": lines,
     }
 
@@ -150,7 +166,7 @@ def _rows_plot(rows: pd.DataFrame, low: float, high: float, log: bool = False) -
         "left": scale.start,
         "right": scale.end,
         "scale": scale,
-        "ticks": [(scale(t), digits.number(t)) for t in scale.ticks()],
+        "ticks": [(scale(t), digits.tick(t)) for t in scale.ticks(5)],
         "rows": [
             {"name": _short(name), "numerics": numerics, "baseline": baseline, "y": 4 + _ROW * (i + 0.5)}
             for i, (name, numerics, baseline) in enumerate(named)

@@ -20,6 +20,13 @@ def number(value: float) -> str:
     return f"{value:.{2 - math.floor(math.log10(abs(value) * 1.0005))}f}"
 
 
+def tick(value: float) -> str:
+    """A round number on an axis: 0.1, 2, 8,000, 10k."""
+    text = number(value)
+    digits, suffix = (text[:-1], text[-1]) if text[-1] in "kM" else (text, "")
+    return (digits.rstrip("0").rstrip(".") if "." in digits else digits) + suffix
+
+
 def speedup(value: float) -> str:
     """A factor: 2.41x, 12.3x."""
     return MISSING if math.isnan(value) else f"{value:.{2 if value < 9.995 else 1}f}x"

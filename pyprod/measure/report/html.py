@@ -27,20 +27,17 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _OPEN = 2
 
 
-def to_html(
-    measurements: Sequence[Measurement], environment: Mapping[str, Any], plan: Mapping[str, Any], title: str = ""
-) -> str:
+def to_html(measurements: Sequence[Measurement], environment: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
     """The whole page.
 
     Args:
         environment: the machine's fingerprint, nested JSON values of any shape; `cpu.model`, `versions.torch`,
             `commit`, `dirty`, `date` and `command` are shown on top where they are.
         plan: settings of the run, nested JSON values.
-        title: heading; by default the workloads' names.
     """
     frame, record = summarize(measurements), Record(measurements)
     page = {
-        "title": title or ", ".join(sorted(set(frame["workload"]))) or "Nothing was measured",
+        "title": _title(frame),
         "headline": facts.headline(environment),
         "command": facts.command(environment),
         "environment": list(facts.flatten(dict(environment))),
@@ -52,6 +49,7 @@ def to_html(
         "how_taken": HOW_TAKEN,
         "biases": BIASES,
         "limits": statistics.AA_LIMITS,
+        "kinds": sorted({_numerics(kind) for kind in frame["numerics"] if kind}),
         "meaning": {name: column.meaning for name, column in COLUMNS.items()},
     }
     return _environment().get_template("report.html").render(page)
@@ -79,12 +77,20 @@ def _numerics(name: str) -> str:
     return name if name in ("float32", "bfloat16", "float16", "int8") else "other"
 
 
+def _title(frame: pd.DataFrame) -> str:
+    """ "digits and encoder in 15 forms"."""
+    names = sorted(set(frame["workload"]))
+    if not names:
+        return "Nothing was measured"
+    listed = (
+        f"{len(names)} workloads" if len(names) > 3 else " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    )
+    return f"{listed} in {digits.count(frame['form'].nunique(), 'form')}"
+
+
 def _counts(frame: pd.DataFrame) -> str:
     ok = int((frame["status"] == "ok").sum())
-    parts = [digits.count(ok, "candidate") + " measured", digits.count(frame["backend"].nunique(), "backend")]
-    if len(frame) > ok:
-        parts.append(f"{len(frame) - ok} without a number")
-    return ", ".join(parts)
+    return f"{digits.count(ok, 'candidate')} measured, {len(frame) - ok} without a number"
 
 
 def _trust(frame: pd.DataFrame) -> dict[str, Any]:
