@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "common/activation.h"
+#include "common/float_types.h"
+#include "int8_gemm/layout.h"
+
+namespace pyprod::int8_gemm {
+
+// What becomes of an int32 accumulator: out = activation(acc * row_scale * col_scale + bias) + residual, in float32,
+// evaluated in exactly that order: every path gives the same bits.
+struct Epilogue {
+  const float* row_scale;  // [M]
+  const float* col_scale;  // [N]
+  const float* bias;       // [N], or null
+  Activation activation;
+  const void* residual;  // [M, N] of type `type`, rows `out_stride` elements apart, or null
+  void* out;             // [M, N]
+  int64_t out_stride;
+  Float type;
+};
+
+// One instruction set. A path keeps activations in a form of its own ("prepared": unsigned bytes, int16 ...), each
+// row at least padded_k(k) elements of `activation_bytes`.
+struct Path {
+  const char* name;
+  bool (*supported)();
+  int tile_rows;         // rows that tile() takes at most
+  int activation_bytes;  // of a prepared element
+
+  // Copies k int8 into prepared form.
+  void (*prepare)(const int8_t* a, int64_t k, void* prepared);
+  // Quantizes k floats into prepared form; returns the scale (see rows.h).
+  float (*prepare_quantized)(Float type, const void* x, int64_t k, void* prepared);
+  // Quantizes k floats to int8; returns the scale.
+  float (*quantize)(Float type, const void* x, int64_t k, int8_t* q);
+  // acc[rows][32] = a[rows, k] * panel, exact. `stride`: bytes from one prepared row to the next.
+  void (*tile)(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc);
+  // Applies `epilogue` to acc[rows][32], which is the corner (m, n) of the output; columns beyond N are not written.
+  void (*finish)(const Epilogue& epilogue, int64_t m, int rows, int64_t n, int cols, const int32_t* acc);
+};
+
+extern const Path kPortable;
+#if defined(__x86_64__)
+extern const Path kAvx2;
+extern const Path kAvx512Vnni;
+#endif
+
+// The best path of this CPU, or the one that the environment variable PYPROD_ISA names. Chosen once per process.
+// Throws std::runtime_error when PYPROD_ISA names no path or one that this CPU can't run.
+const Path& path();
+
+inline int64_t padded_k(int64_t k) { return ceil_div(k, 4) * 4; }
+
+}  // namespace pyprod::int8_gemm

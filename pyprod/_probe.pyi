@@ -1,0 +1,49 @@
+from collections.abc import Callable
+from typing import Final
+
+CLOCK: Final[str]
+"""Name of the clock that `sample` and `now_ns` read."""
+
+def now_ns() -> int:
+    """The sampling clock, ns; only differences mean something."""
+
+def clock_overhead_ns() -> int:
+    """Median ns between two reads of the clock with nothing between: part of every sample, caused by no call."""
+
+def cpu_features() -> list[str]:
+    """Instruction set extensions that this CPU has and the operating system supports: "avx2", "avx512_vnni", ..."""
+
+def sample(call: Callable[[], object], max_count: int, max_ns: int = 0) -> bytes:
+    """Call ``call()`` in a C++ loop and time each call.
+
+    The result of a call is freed after its end is stamped. Ctrl-C works between calls. At least one call is made.
+
+    Args:
+        call: takes no argument; what it raises is raised here, and the samples are lost.
+        max_count: calls to make at most, >= 1.
+        max_ns: start no further call once so many ns have passed since the first; 0 for no limit.
+
+    Returns:
+        Durations in call order, int64 ns, native byte order: ``numpy.frombuffer(b, numpy.int64)`` or
+        ``memoryview(b).cast("q")``.
+
+    Raises:
+        ValueError: max_count < 1 or max_ns < 0.
+    """
+
+class Counters:
+    """Cycles and instructions that the calling thread retires in user space (perf_event_open).
+
+    Raises:
+        OSError: the kernel forbids it, this machine has no counters, or others use them; the message says which.
+    """
+
+    def __init__(self) -> None: ...
+    def start(self) -> None:
+        """Reset to zero and count."""
+
+    def stop(self) -> tuple[int, int]:
+        """Stop counting; (cycles, instructions) since `start`."""
+
+    def close(self) -> None:
+        """Give the counters back; further calls raise OSError."""

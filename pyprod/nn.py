@@ -1,0 +1,151 @@
+"""Modules that compute in INT8 with our kernels, and the swap that puts them into a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from pyprod import discover
+from pyprod.kernels.gemm import PackedWeight, pack_weight
+from pyprod.kernels.linear import Activation, int8_linear
+from pyprod.types import PyprodError, QuantSpec, TensorQuant
+
+_TINY = torch.finfo(torch.float32).tiny  # keeps the scale of an all-zero channel invertible
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with an int8 weight (symmetric, a scale per output channel) and per-token dynamic activations.
+
+    Input ``[..., in_features]`` in float32, bfloat16 or float16; output ``[..., out_features]`` in the same dtype.
+    Inference only. Casting the module (``.half()``) casts nothing: scales and bias stay float32.
+
+    Args:
+        weight_q: int8 ``[out_features, in_features]``.
+        weight_scale: float32 ``[out_features]``.
+        bias: float32 ``[out_features]``, or None.
+        activation: fused into the layer; see `pyprod.kernels.linear.int8_linear`.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self, weight_q: Tensor, weight_scale: Tensor, bias: Tensor | None = None, activation: Activation | None = None
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight_q.shape
+        self.activation = activation
+        self.register_buffer("weight", pack_weight(weight_q).data)
+        self.register_buffer("weight_scale", weight_scale.detach().float().contiguous())
+        self.register_buffer("bias", None if bias is None else bias.detach().float().contiguous())
+
+    @classmethod
+    def from_float(
+        cls, linear: nn.Linear, weight_scale: Tensor | None = None, activation: Activation | None = None
+    ) -> Int8Linear:
+        """Quantize a float layer; `weight_scale` ``[out_features]`` defaults to max|w| / 127 of each channel."""
+        weight = linear.weight.detach().float()
+        scale = channel_scale(weight) if weight_scale is None else weight_scale.to(weight)
+        weight_q = torch.round(weight / scale[:, None]).clamp(-127, 127).to(torch.int8)
+        return cls(weight_q, scale, linear.bias, activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        packed = PackedWeight(self.weight, self.out_features, self.in_features)
+        return int8_linear(x, packed, self.weight_scale, self.bias, self.activation)
+
+    def dequantized_weight(self) -> Tensor:
+        """The float32 weight ``[out_features, in_features]`` that the integers stand for."""
+        packed = PackedWeight(self.weight, self.out_features, self.in_features)
+        return packed.unpack() * self.weight_scale[:, None]
+
+    def extra_repr(self) -> str:
+        fused = f", activation={self.activation}" if self.activation else ""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}{fused}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8Linear:
+        # Every .to(), .half(), .cuda() comes through here: follow the int8 weight's device, refuse the cast.
+        scale, bias = self.weight_scale, self.bias
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        device = self.weight.device
+        self.weight_scale = scale.to(device) if scale.device != device else scale
+        self.bias = bias.to(device) if bias is not None and bias.device != device else bias
+        return self
+
+
+def channel_scale(weight: Tensor) -> Tensor:
+    """Symmetric int8 scale of each output channel of a weight ``[N, K]``: float32 ``[N]``."""
+    if weight.shape[1] == 0:
+        return torch.full((weight.shape[0],), _TINY, device=weight.device)
+    return (weight.detach().float().abs().amax(1) / 127).clamp(min=_TINY)
+
+
+def dynamic_quantspec(model: nn.Module) -> QuantSpec:
+    """The default scheme of a float model: every nn.Linear, weights per channel, activations per token at run time.
+
+    Subclasses of nn.Linear are left out: their owners read the weight directly (nn.MultiheadAttention does).
+    """
+    weights, activations = {}, {}
+    for name, linear in _linears(model):
+        scale = tuple(channel_scale(linear.weight).tolist())
+        weights[name] = TensorQuant("per_channel", scale=scale)
+        activations[name] = TensorQuant("per_token")
+    return QuantSpec(weights, activations)
+
+
+def convert(model: nn.Module, quantspec: QuantSpec) -> nn.Module:
+    """Replace the nn.Linear layers that `quantspec` names by `Int8Linear`, in place; all other layers stay.
+
+    The result is for inference: its remaining parameters no longer require gradients.
+
+    Returns:
+        The model (a new module when the model itself is the layer).
+
+    Raises:
+        PyprodError: a name is not an nn.Linear of the model, or its scheme is not one that Int8Linear computes.
+    """
+    linears = dict(_linears(model))
+    for name in quantspec.weights:
+        if name not in linears:
+            raise PyprodError(discover.unknown("nn.Linear", name, linears))
+    made: dict[int, Int8Linear] = {}  # one layer under two names stays one layer
+    for name, quant in quantspec.weights.items():
+        linear = linears[name]
+        scale = _weight_scale(name, linear, quant, quantspec.activations.get(name))
+        if id(linear) not in made:
+            made[id(linear)] = Int8Linear.from_float(linear, scale).train(linear.training)
+        if not name:
+            return made[id(linear)]
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, made[id(linear)])
+    return model.requires_grad_(False)
+
+
+def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    for name, module in model.named_modules(remove_duplicate=False):
+        if type(module) is nn.Linear:
+            yield name, module
+
+
+def _weight_scale(name: str, linear: nn.Linear, weight: TensorQuant, activation: TensorQuant | None) -> Tensor:
+    """The scale of each output channel, or PyprodError when Int8Linear does not compute that scheme."""
+    if weight.bits != 8 or any(weight.zero_point) or weight.granularity not in ("per_tensor", "per_channel"):
+        raise PyprodError(
+            f"{name}: Int8Linear needs a symmetric 8-bit weight per tensor or channel, got {_short(weight)}"
+        )
+    if activation is None or activation.bits != 8 or activation.granularity != "per_token" or activation.scale:
+        got = "none" if activation is None else _short(activation)
+        raise PyprodError(f"{name}: Int8Linear needs 8-bit dynamic per_token activations, got {got}")
+    channels = linear.out_features
+    if not weight.scale:
+        return channel_scale(linear.weight)
+    if len(weight.scale) not in (1, channels):
+        raise PyprodError(f"{name}: need 1 or {channels} weight scales, got {len(weight.scale)}")
+    return torch.tensor(weight.scale, dtype=torch.float32).expand(channels)
+
+
+def _short(quant: TensorQuant) -> str:
+    kind = "static" if quant.scale else "dynamic"
+    return f"{quant.bits}-bit {kind} {quant.granularity}" + (" with zero points" if any(quant.zero_point) else "")

@@ -1,0 +1,226 @@
+"""Build csrc/ into pyprod/libpyprod.so (ops, torch's stable ABI) and pyprod/_probe (pybind11, no torch).
+
+Environment:
+    PYPROD_CUDA: "auto" (default: CUDA code is built where nvcc works), "1" (refuse to build without it) or "0".
+    PYPROD_CUDA_ARCHS: comma-separated architectures instead of the default, e.g. "90a" or "80,90a".
+    CUDA_HOME: where the CUDA toolkit is, when nvcc is not in PATH or /usr/local/cuda.
+    CXX: the C++ compiler, default g++ (>= 11).
+    MAX_JOBS: parallel compilations, default: the CPUs of this process.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import setuptools
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+OPS, PROBE = "pyprod.libpyprod", "pyprod._probe"
+
+# 2.11 is the oldest torch whose stable ABI has all that csrc/ uses; a library built for it also loads on newer ones.
+TORCH_OLDEST = (2, 11)
+TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
+GXX_OLDEST = 11
+SETUPTOOLS_OLDEST = 77  # the first that reads pyproject.toml's license expression
+# Ampere, Ada, Hopper, and both Blackwells ("a": with the features of exactly that architecture).
+CUDA_ARCHS = ("80", "89", "90a", "100a", "120a")
+
+WARNINGS = "-Wall -Wextra -Werror"
+# No contraction to FMA: every instruction set then rounds alike, so results are bit-identical across them.
+CXX_FLAGS = f"-std=c++20 -O3 -fPIC -fvisibility=hidden -ffp-contract=off {WARNINGS}"
+NVCC_FLAGS = (
+    "-std=c++20 -O3 -fmad=false -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra -Werror all-warnings "
+    "-Xptxas --warn-on-spills,-Werror"
+)
+
+
+def refuse(message: str) -> NoReturn:
+    """Stop the build with one line that says what is wrong and what to do."""
+    sys.stderr.write(f"pyprod build: {message}\n")
+    sys.exit(2)
+
+
+def run(*command: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a compiler; its output is captured, its exit status is the caller's to look at."""
+    return subprocess.run([str(c) for c in command], input=stdin, capture_output=True, text=True)
+
+
+def find_torch() -> Path:
+    """Folder of the installed torch (not imported: that takes seconds), or refuse."""
+    install = "install it first (pip install torch==2.13.0), then build with --no-build-isolation"
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        refuse(f"torch is not installed here; {install}")
+    version = importlib.metadata.version("torch")
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None or tuple(map(int, found.groups())) < TORCH_OLDEST:
+        refuse(f"torch {version} is too old, need >= {'.'.join(map(str, TORCH_OLDEST))}; {install}")
+    return Path(spec.submodule_search_locations[0])
+
+
+def find_cxx() -> str:
+    """The C++ compiler's command, or refuse."""
+    cxx = os.environ.get("CXX", "g++")
+    path = shutil.which(shlex.split(cxx)[0])
+    if path is None:
+        refuse(f"no C++ compiler: {cxx} is not in PATH; install g++ >= {GXX_OLDEST} (apt-get install g++) or set CXX")
+    macros = run(*shlex.split(cxx), "-dM", "-E", "-x", "c++", "-").stdout
+    defined = dict(re.findall(r"#define (\w+) (\d+)$", macros, re.MULTILINE))
+    if "__clang_major__" in defined or int(defined.get("__GNUC__", 0)) < GXX_OLDEST:
+        got = "clang" if "__clang_major__" in defined else defined.get("__GNUC__", "unknown")
+        refuse(f"{path} is not g++ >= {GXX_OLDEST} (it is {got}); install a newer g++ or set CXX")
+    return cxx
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """A CUDA toolkit that was seen to compile and link."""
+
+    nvcc: Path
+    archs: tuple[str, ...]
+
+    @property
+    def flags(self) -> str:
+        return " ".join(f"-gencode arch=compute_{arch},code=sm_{arch}" for arch in self.archs)
+
+
+def find_cuda(cxx: str) -> Cuda | None:
+    """The CUDA toolkit to use, None for a CPU-only build (said on stderr, with the reason), or refuse."""
+    want = os.environ.get("PYPROD_CUDA", "auto")
+    if want not in ("auto", "0", "1"):
+        refuse(f"PYPROD_CUDA={want!r} is not one of auto, 0, 1")
+    if want == "0":
+        sys.stderr.write("pyprod build: CPU only (PYPROD_CUDA=0)\n")
+        return None
+    found = probe_cuda(cxx)
+    if isinstance(found, Cuda):
+        sys.stderr.write(f"pyprod build: CPU + CUDA for sm_{', sm_'.join(found.archs)} ({found.nvcc})\n")
+        return found
+    if want == "1":
+        refuse(f"PYPROD_CUDA=1, but {found}; install the CUDA toolkit >= 12.8, set CUDA_HOME, or use PYPROD_CUDA=0")
+    sys.stderr.write(f"pyprod build: CPU only ({found})\n")
+    return None
+
+
+def probe_cuda(cxx: str) -> Cuda | str:
+    """A toolkit that compiles and links, or why there is none."""
+    home = os.environ.get("CUDA_HOME")
+    places = [Path(home, "bin")] if home else [*map(Path, os.get_exec_path()), Path("/usr/local/cuda/bin")]
+    nvcc = next((p / "nvcc" for p in places if (p / "nvcc").is_file()), None)
+    if nvcc is None:
+        return f"there is no nvcc in {f'CUDA_HOME={home}' if home else 'PATH or /usr/local/cuda'}"
+    wanted = os.environ.get("PYPROD_CUDA_ARCHS", "").replace(" ", "")
+    archs = tuple(wanted.split(",")) if wanted else CUDA_ARCHS
+    known = set(re.findall(r"compute_(\w+)", run(nvcc, "--list-gpu-arch").stdout))
+    missing = [arch for arch in archs if arch.rstrip("af") not in known]
+    if missing:
+        return f"{nvcc} can't compile for sm_{', sm_'.join(missing)} (limit PYPROD_CUDA_ARCHS)"
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ["-ccbin", shlex.split(cxx)[0], "-cudart", "static", "-shared", "-Xcompiler", "-fPIC"]
+        source = "#include <cuda_runtime.h>\nint n() { int c; return cudaGetDeviceCount(&c); }\n"
+        trial = run(nvcc, *flags, "-x", "cu", "-", "-o", Path(folder, "trial.so"), stdin=source)
+    if trial.returncode != 0:
+        reason = (trial.stderr or trial.stdout).strip().splitlines()
+        return f"{nvcc} does not work: {reason[0] if reason else 'no message'}"
+    return Cuda(nvcc, archs)
+
+
+def ninja_file(torch: Path, cxx: str, cuda: Cuda | None, ops: list[str], probe: list[str], probe_name: str) -> str:
+    """build.ninja: one object per source with a depfile, two shared libraries. Paths are absolute."""
+    import pybind11
+
+    torch_flags = (
+        f"{TORCH_TARGET} -isystem {torch}/include -isystem {torch}/include/torch/csrc/api/include -I{ROOT}/csrc"
+    )
+    python = f"-isystem {pybind11.get_include()} -isystem {sysconfig.get_paths()['include']} -I{ROOT}/csrc"
+    # Without --no-as-needed the linker drops libtorch_cpu and loading fails on aoti_torch_dtype_float32.
+    libraries = f"-L{torch}/lib -Wl,--no-as-needed -ltorch_cpu -ltorch -lc10"
+    nvcc, archs = (cuda.nvcc, cuda.flags) if cuda else ("", "")
+    lines = [
+        "ninja_required_version = 1.8",
+        f"rule cxx\n command = {cxx} {CXX_FLAGS} $flags -MD -MF $out.d -c $in -o $out\n depfile = $out.d\n deps = gcc",
+        f"rule nvcc\n command = {nvcc} -ccbin {shlex.split(cxx)[0]} {NVCC_FLAGS} {archs} -I{ROOT}/csrc -MD -MF $out.d"
+        " -c $in -o $out\n depfile = $out.d\n deps = gcc",
+        f"rule link\n command = {cxx} -shared $in -o $out $libs",
+    ]
+
+    def objects(sources: list[str], folder: str, flags: str) -> str:
+        built = []
+        for source in sources:
+            built.append(f"{folder}/{source.removeprefix('csrc/')}.o")
+            rule = "nvcc" if source.endswith(".cu") else "cxx"
+            lines.append(f"build {built[-1]}: {rule} {ROOT}/{source}\n flags = {flags}")
+        return " ".join(built)
+
+    cudart = (
+        f"-L{nvcc.parent.parent}/lib64 -L{nvcc.parent.parent}/lib -lcudart_static -lrt -lpthread -ldl" if cuda else ""
+    )
+    lines.append(f"build libpyprod.so: link {objects(ops, 'ops', torch_flags)}\n libs = {libraries} {cudart}")
+    lines.append(f"build {probe_name}: link {objects(probe, 'probe', python)}")
+    return "\n".join(lines) + "\n"
+
+
+def sources(pattern: str, *, under: str, but: str = "") -> list[str]:
+    """Sources below csrc/ relative to the project, sorted, so that equal trees give equal builds."""
+    found = (str(p.relative_to(ROOT)) for p in (ROOT / under).rglob(pattern))
+    return sorted(p for p in found if not (but and p.startswith(but)))
+
+
+class Build(build_ext):
+    """build_ext by ninja: parallel, incremental, both libraries in one run."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        # setuptools asks with the full and with the bare name. The ops know no Python: no version in the file's name.
+        name = super().get_ext_filename(fullname)
+        return name.replace(sysconfig.get_config_var("EXT_SUFFIX"), ".so") if fullname.endswith("libpyprod") else name
+
+    def build_extensions(self) -> None:
+        torch, cxx = find_torch(), find_cxx()
+        cuda = find_cuda(cxx)
+        ops = sources("*.cpp", under="csrc", but="csrc/probe") + (sources("*.cu", under="csrc") if cuda else [])
+        if not cuda:
+            ops = [source for source in ops if not source.endswith("_cuda.cpp")]
+        probe_name = Path(self.get_ext_filename(PROBE)).name
+        # An editable install gets a fresh temporary folder each time: build where the next one finds the objects.
+        temp = ROOT / "build" / "editable" if self.editable_mode else Path(self.build_temp).resolve()
+        temp.mkdir(parents=True, exist_ok=True)
+        text = ninja_file(torch, cxx, cuda, ops, sources("*.cpp", under="csrc/probe"), probe_name)
+        (temp / "build.ninja").write_text(text)
+        jobs = os.environ.get("MAX_JOBS", str(len(os.sched_getaffinity(0))))
+        done = subprocess.run([sys.executable, "-m", "ninja", "-C", str(temp), "-j", jobs], stdout=sys.stderr)
+        if done.returncode != 0:
+            refuse("compiling csrc/ failed; the compiler's messages are above")
+        for name in (OPS, PROBE):
+            target = Path(self.get_ext_fullpath(name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fresh = target.with_name(f".{target.name}.new")
+            shutil.copyfile(temp / Path(self.get_ext_filename(name)).name, fresh)
+            fresh.replace(target)  # a process that has the old file mapped keeps it
+
+
+if __name__ == "__main__":
+    if int(setuptools.__version__.partition(".")[0]) < SETUPTOOLS_OLDEST:
+        refuse(f"setuptools {setuptools.__version__} is too old; pip install -r requirements/build.txt")
+    headers = sources("*.h", under="csrc") + sources("*.cuh", under="csrc")
+    cuda_sources = sources("*.cu", under="csrc")
+    setup(
+        ext_modules=[
+            Extension(OPS, sources("*.cpp", under="csrc", but="csrc/probe"), depends=headers + cuda_sources),
+            Extension(PROBE, sources("*.cpp", under="csrc/probe"), depends=headers),
+        ],
+        cmdclass={"build_ext": Build},
+    )
