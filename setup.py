@@ -43,8 +43,8 @@ WARNINGS = "-Wall -Wextra -Werror"
 # No contraction to FMA: every instruction set then rounds alike, so results are bit-identical across them.
 CXX_FLAGS = f"-std=c++20 -O3 -fPIC -fvisibility=hidden -ffp-contract=off {WARNINGS}"
 NVCC_FLAGS = (
-    "-std=c++20 -O3 -fmad=false -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra -Werror all-warnings "
-    "-Xptxas --warn-on-spills,-Werror"
+    "-std=c++20 -O3 -fmad=false --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra "
+    "-Werror all-warnings -Xptxas --warn-on-spills,-Werror"
 )
 
 
@@ -95,7 +95,10 @@ class Cuda:
 
     @property
     def flags(self) -> str:
-        return " ".join(f"-gencode arch=compute_{arch},code=sm_{arch}" for arch in self.archs)
+        binaries = [f"-gencode arch=compute_{arch},code=sm_{arch}" for arch in self.archs]
+        # PTX of the oldest architecture runs, by the driver's compiler, on any newer one that is not listed.
+        plain = [arch for arch in self.archs if arch.isdigit()][:1]
+        return " ".join([*binaries, *(f"-gencode arch=compute_{arch},code=compute_{arch}" for arch in plain)])
 
 
 def find_cuda(cxx: str) -> Cuda | None:
@@ -139,45 +142,53 @@ def probe_cuda(cxx: str) -> Cuda | str:
     return Cuda(nvcc, archs)
 
 
-def ninja_file(torch: Path, cxx: str, cuda: Cuda | None, ops: list[str], probe: list[str], probe_name: str) -> str:
+def ninja_file(torch: Path, cxx: str, cuda: Cuda | None, probe_name: str) -> str:
     """build.ninja: one object per source with a depfile, two shared libraries. Paths are absolute."""
     import pybind11
 
-    torch_flags = (
-        f"{TORCH_TARGET} -isystem {torch}/include -isystem {torch}/include/torch/csrc/api/include -I{ROOT}/csrc"
-    )
-    python = f"-isystem {pybind11.get_include()} -isystem {sysconfig.get_paths()['include']} -I{ROOT}/csrc"
+    torch_flags = f"{TORCH_TARGET} -isystem {torch}/include -isystem {torch}/include/torch/csrc/api/include"
+    python_flags = f"-isystem {pybind11.get_include()} -isystem {sysconfig.get_paths()['include']}"
     # Without --no-as-needed the linker drops libtorch_cpu and loading fails on aoti_torch_dtype_float32.
-    libraries = f"-L{torch}/lib -Wl,--no-as-needed -ltorch_cpu -ltorch -lc10"
-    nvcc, archs = (cuda.nvcc, cuda.flags) if cuda else ("", "")
+    libraries = f"-L{torch}/lib -Xlinker --no-as-needed -ltorch_cpu -ltorch -lc10"
+    nvcc = f"{cuda.nvcc} -ccbin {shlex.split(cxx)[0]}" if cuda else ""
+    common = f"-I{ROOT}/csrc -MD -MF $out.d -c $in -o $out"
     lines = [
         "ninja_required_version = 1.8",
-        f"rule cxx\n command = {cxx} {CXX_FLAGS} $flags -MD -MF $out.d -c $in -o $out\n depfile = $out.d\n deps = gcc",
-        f"rule nvcc\n command = {nvcc} -ccbin {shlex.split(cxx)[0]} {NVCC_FLAGS} {archs} -I{ROOT}/csrc -MD -MF $out.d"
-        " -c $in -o $out\n depfile = $out.d\n deps = gcc",
-        f"rule link\n command = {cxx} -shared $in -o $out $libs",
+        f"rule cxx\n command = {cxx} {CXX_FLAGS} $flags {common}\n description = c++ $in",
+        " depfile = $out.d\n deps = gcc",
+        f"rule nvcc\n command = {nvcc} {NVCC_FLAGS} {cuda.flags if cuda else ''} {common}\n description = nvcc $in",
+        " depfile = $out.d\n deps = gcc",
+        "rule link\n command = $linker -shared $in -o $out $libs\n description = link $out",
     ]
 
-    def objects(sources: list[str], folder: str, flags: str) -> str:
+    def objects(sources: list[str], flags: str) -> str:
         built = []
         for source in sources:
-            built.append(f"{folder}/{source.removeprefix('csrc/')}.o")
+            built.append(f"{source}.o")
             rule = "nvcc" if source.endswith(".cu") else "cxx"
             lines.append(f"build {built[-1]}: {rule} {ROOT}/{source}\n flags = {flags}")
         return " ".join(built)
 
-    cudart = (
-        f"-L{nvcc.parent.parent}/lib64 -L{nvcc.parent.parent}/lib -lcudart_static -lrt -lpthread -ldl" if cuda else ""
-    )
-    lines.append(f"build libpyprod.so: link {objects(ops, 'ops', torch_flags)}\n libs = {libraries} {cudart}")
-    lines.append(f"build {probe_name}: link {objects(probe, 'probe', python)}")
+    lines.append(f"build libpyprod.so: link {objects(ops_sources(cuda is not None), torch_flags)}")
+    lines.append(f" linker = {f'{nvcc} -cudart static' if cuda else cxx}\n libs = {libraries}")
+    lines.append(f"build {probe_name}: link {objects(probe_sources(), python_flags)}\n linker = {cxx}")
     return "\n".join(lines) + "\n"
 
 
-def sources(pattern: str, *, under: str, but: str = "") -> list[str]:
-    """Sources below csrc/ relative to the project, sorted, so that equal trees give equal builds."""
-    found = (str(p.relative_to(ROOT)) for p in (ROOT / under).rglob(pattern))
-    return sorted(p for p in found if not (but and p.startswith(but)))
+def sources(*patterns: str) -> list[str]:
+    """Files below csrc/ relative to the project, sorted, so that equal trees give equal builds."""
+    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in (ROOT / "csrc").rglob(pattern))
+
+
+def ops_sources(cuda: bool) -> list[str]:
+    """Sources of libpyprod: ``*.cu`` and ``*_cuda.cpp`` only where CUDA is built."""
+    found = [source for source in sources("*.cpp", "*.cu") if not source.startswith("csrc/probe/")]
+    return found if cuda else [source for source in found if not source.endswith(("_cuda.cpp", ".cu"))]
+
+
+def probe_sources() -> list[str]:
+    """Sources of the pybind11 module."""
+    return sources("probe/*.cpp")
 
 
 class Build(build_ext):
@@ -191,15 +202,11 @@ class Build(build_ext):
     def build_extensions(self) -> None:
         torch, cxx = find_torch(), find_cxx()
         cuda = find_cuda(cxx)
-        ops = sources("*.cpp", under="csrc", but="csrc/probe") + (sources("*.cu", under="csrc") if cuda else [])
-        if not cuda:
-            ops = [source for source in ops if not source.endswith("_cuda.cpp")]
         probe_name = Path(self.get_ext_filename(PROBE)).name
         # An editable install gets a fresh temporary folder each time: build where the next one finds the objects.
         temp = ROOT / "build" / "editable" if self.editable_mode else Path(self.build_temp).resolve()
         temp.mkdir(parents=True, exist_ok=True)
-        text = ninja_file(torch, cxx, cuda, ops, sources("*.cpp", under="csrc/probe"), probe_name)
-        (temp / "build.ninja").write_text(text)
+        (temp / "build.ninja").write_text(ninja_file(torch, cxx, cuda, probe_name))
         jobs = os.environ.get("MAX_JOBS", str(len(os.sched_getaffinity(0))))
         done = subprocess.run([sys.executable, "-m", "ninja", "-C", str(temp), "-j", jobs], stdout=sys.stderr)
         if done.returncode != 0:
@@ -215,12 +222,11 @@ class Build(build_ext):
 if __name__ == "__main__":
     if int(setuptools.__version__.partition(".")[0]) < SETUPTOOLS_OLDEST:
         refuse(f"setuptools {setuptools.__version__} is too old; pip install -r requirements/build.txt")
-    headers = sources("*.h", under="csrc") + sources("*.cuh", under="csrc")
-    cuda_sources = sources("*.cu", under="csrc")
+    headers = sources("*.h", "*.cuh")
     setup(
         ext_modules=[
-            Extension(OPS, sources("*.cpp", under="csrc", but="csrc/probe"), depends=headers + cuda_sources),
-            Extension(PROBE, sources("*.cpp", under="csrc/probe"), depends=headers),
+            Extension(OPS, ops_sources(cuda=True), depends=headers),
+            Extension(PROBE, probe_sources(), depends=headers),
         ],
         cmdclass={"build_ext": Build},
     )

@@ -32,7 +32,7 @@ struct Path {
 
   // Copies k int8 into prepared form.
   void (*prepare)(const int8_t* a, int64_t k, void* prepared);
-  // Quantizes k floats into prepared form; returns the scale (see rows.h).
+  // Quantizes k floats into prepared form; returns the scale (common/quantize.h).
   float (*prepare_quantized)(Float type, const void* x, int64_t k, void* prepared);
   // Quantizes k floats to int8; returns the scale.
   float (*quantize)(Float type, const void* x, int64_t k, int8_t* q);

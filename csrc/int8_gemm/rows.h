@@ -1,10 +1,9 @@
 #pragma once
 
 #include <algorithm>
-#include <cfloat>
 #include <cstring>
-#include <limits>
 
+#include "common/quantize.h"
 #include "int8_gemm/path.h"
 
 // The parts of a path that need no intrinsics: each path instantiates them under its own target and the compiler
@@ -18,28 +17,21 @@ PYPROD_INLINE void prepare_row(const int8_t* a, int64_t k, To* prepared) {
   for (int64_t i = k; i < padded_k(k); ++i) prepared[i] = 0;
 }
 
-// Symmetric: scale = max(max|x| / 127, FLT_MIN), q = round(x * (1 / scale)), ties to even. FLT_MIN keeps 1 / scale
-// finite; a row of zeros gets it. A row that holds a NaN or an infinity has no scale: it becomes scale NaN and q = 0,
-// so that NaN reaches the whole output row instead of being hidden by a clamp.
+// Quantizes as common/quantize.h says, each q stored with kOffset added; returns the scale.
 template <class To, int kOffset, class From>
 PYPROD_INLINE float quantize_row(const From* x, int64_t k, To* q) {
-  int32_t top = 0;  // floats without sign order like their bits, and NaN and infinity come last
+  int32_t top = 0;
   for (int64_t i = 0; i < k; ++i) {
-    const int32_t magnitude = std::bit_cast<int32_t>(to_float(x[i])) & 0x7fffffff;
-    top = magnitude > top ? magnitude : top;
+    const int32_t bits = magnitude_bits(to_float(x[i]));
+    top = bits > top ? bits : top;
   }
-  if (top >= 0x7f800000) {
+  const float scale = row_scale(top);
+  if (!is_finite_magnitude(top)) {
     for (int64_t i = 0; i < k; ++i) q[i] = static_cast<To>(kOffset);
-    return std::numeric_limits<float>::quiet_NaN();
+    return scale;
   }
-  const float ratio = std::bit_cast<float>(top) / 127.0f;
-  const float scale = ratio > FLT_MIN ? ratio : FLT_MIN;
   const float inverse = 1.0f / scale;
-  for (int64_t i = 0; i < k; ++i) {
-    // 1.5 * 2^23 leaves the rounded integer in the low bits; |x * inverse| < 127.5.
-    const float shifted = to_float(x[i]) * inverse + 12582912.0f;
-    q[i] = static_cast<To>(std::bit_cast<int32_t>(shifted) - 0x4b400000 + kOffset);
-  }
+  for (int64_t i = 0; i < k; ++i) q[i] = static_cast<To>(round_scaled(to_float(x[i]), inverse) + kOffset);
   return scale;
 }
 

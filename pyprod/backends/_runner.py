@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -100,6 +100,14 @@ def pickled_bytes(model: nn.Module, workdir: Path) -> int:
     path = workdir / "model.pt"
     torch.save(model.state_dict(), path)
     return path.stat().st_size
+
+
+def calibration_batches(request: Request, batch: int) -> Iterator[tuple[Tensor, ...]]:
+    """The calibration rows in order, `batch` at a time; the last batch is filled up from the first rows."""
+    count = request.calibration[0].shape[0]
+    for start in range(0, count, batch):
+        rows = torch.arange(start, start + batch) % count
+        yield tuple(t[rows] for t in request.calibration)
 
 
 def torch_device(device: str) -> Unavailable | None:

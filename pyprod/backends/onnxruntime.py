@@ -16,7 +16,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import Tensor
 
 from pyprod.backends import Request, Runner, Variant
-from pyprod.backends._runner import Signature, has_vnni, nvidia_gpu
+from pyprod.backends._runner import Signature, calibration_batches, has_vnni, nvidia_gpu
 from pyprod.export.onnx import cached
 from pyprod.types import Unavailable
 
@@ -170,11 +170,13 @@ def _to_int8_dynamic(source: Path, target: Path, request: Request) -> tuple[str,
 
 def _to_int8_static(source: Path, target: Path, request: Request) -> tuple[str, ...]:
     model = _quantizable(source)
+    inputs = model.graph.input
+    batch = inputs[0].type.tensor_type.shape.dim[0].dim_value or _CALIBRATION_BATCH  # 0: any batch runs
     signed = request.device == "cuda"  # its integer kernels take signed symmetric activations only
     quantize_static(
         model,
         target,
-        _Calibration([node.name for node in model.graph.input], request.calibration),
+        _Calibration(request, [node.name for node in inputs], batch),
         quant_format=QuantFormat.QDQ,
         nodes_to_quantize=_weighted(model, {"Conv", "Gemm", "MatMul"}),
         per_channel=True,
@@ -222,9 +224,11 @@ def _must_reduce_range(request: Request) -> bool:
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
     """The calibration rows in batches, as ONNX Runtime's quantizer reads them."""
 
-    def __init__(self, names: list[str], rows: tuple[Tensor, ...]) -> None:
-        batches = zip(*(torch.split(t, _CALIBRATION_BATCH) for t in rows), strict=True)
-        self._feeds = ({n: t.numpy() for n, t in zip(names, batch, strict=True)} for batch in batches)
+    def __init__(self, request: Request, names: list[str], batch: int) -> None:
+        self._feeds = (
+            {name: t.numpy() for name, t in zip(names, rows, strict=True)}
+            for rows in calibration_batches(request, batch)
+        )
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._feeds, None)

@@ -20,7 +20,7 @@ from torch.ao.quantization import (
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
 from pyprod.backends import Request, Runner, Variant
-from pyprod.backends._runner import TorchRunner, has_vnni, pickled_bytes
+from pyprod.backends._runner import TorchRunner, calibration_batches, has_vnni, pickled_bytes
 from pyprod.export.quiet import quiet
 from pyprod.types import Unavailable
 
@@ -86,7 +86,7 @@ def _static(request: Request) -> nn.Module:
     qconfig = QConfig(activation, default_per_channel_weight_observer)  # type: ignore[no-untyped-call]
     observed = prepare_fx(request.model, QConfigMapping().set_global(qconfig), request.example)
     with torch.inference_mode():
-        for rows in zip(*(torch.split(t, _CALIBRATION_BATCH) for t in request.calibration), strict=True):
+        for rows in calibration_batches(request, _CALIBRATION_BATCH):
             observed(*rows)
     return convert_fx(observed)
 

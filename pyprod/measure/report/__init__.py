@@ -8,11 +8,11 @@
 from __future__ import annotations
 
 import difflib
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyprod.measure import store
 from pyprod.measure.report.biases import BIASES, HOW_TAKEN
 from pyprod.measure.report.columns import COLUMNS
 from pyprod.measure.report.export import to_csv, to_json, to_parquet
@@ -85,15 +85,6 @@ def write(
     """
     content = render(measurements, environment, plan, format or path.suffix.lstrip("."))
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                file.write(content)
-                file.close()
-                temporary.chmod(0o644)  # NamedTemporaryFile keeps others out; a report is for reading
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        store.write_atomically(path, content)
     except OSError as error:
         raise PyprodError(f"can't write {path}: {error.strerror or error}") from error

@@ -29,6 +29,7 @@ _SCALARS = {
     "first_call_s": ("first_call", 1.0),
     "relative_error": ("relative_error", 1.0),
 }
+_MISSING: dict[str, Any] = {"str": "", "bool": False, "float64": math.nan, "Int64": pd.NA}
 _Key = tuple[Candidate, int, str]
 _Form = tuple[str, str, str, str]
 
@@ -86,11 +87,12 @@ def summarize(measurements: Iterable[Measurement]) -> pd.DataFrame:
     record = Record(measurements)
     accuracy = {form: _accuracy(record, form) for form in record.accuracy}
     rows = [_row(record, c) | accuracy.get(c.form, {}) | _status(record, c) for c in record.candidates]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    for name, column in COLUMNS.items():
-        if column.dtype in ("str", "bool"):
-            frame[name] = frame[name].fillna("" if column.dtype == "str" else False)
-        frame[name] = frame[name].astype(column.dtype)
+    frame = pd.DataFrame(
+        {
+            name: pd.Series([row.get(name, _MISSING[column.dtype]) for row in rows], dtype=column.dtype)
+            for name, column in COLUMNS.items()
+        }
+    )
     for _, cohort in frame.groupby(COHORT):
         frame.loc[cohort.index, "pareto"] = _front(cohort)
         worst = max(cohort["aa_ratio"].dropna(), key=lambda ratio: abs(math.log(ratio)), default=math.nan)
@@ -102,12 +104,14 @@ def summarize(measurements: Iterable[Measurement]) -> pd.DataFrame:
 def order(frame: pd.DataFrame, sort: str) -> pd.DataFrame:
     """Rows by cohort and within it by the column `sort` (full or short name), best first, rows without it last.
 
+    Equals are ordered by latency.
+
     Raises:
         PyprodError: there is no such column.
     """
     column = resolve(sort)
-    keys = [*COHORT, column, "candidate"]
-    ascending = [True] * len(COHORT) + [COLUMNS[column].best == "low", True]
+    keys = list(dict.fromkeys([*COHORT, column, "latency_p50_ms", "candidate"]))
+    ascending = [key in COHORT or COLUMNS[key].best == "low" for key in keys]
     return frame.sort_values(keys, ascending=ascending, na_position="last", ignore_index=True)
 
 
@@ -144,7 +148,7 @@ def _row(record: Record, candidate: Candidate) -> dict[str, Any]:
         samples = record.pooled(candidate, metric)
         row[column] = factor * float(np.max(samples)) if samples else math.nan
     for m in record.of(candidate, "relative_error"):
-        row["relative_error_tolerance"] = m.context.get("tolerance")
+        row["relative_error_tolerance"] = m.context.get("tolerance", math.nan)
     return row
 
 

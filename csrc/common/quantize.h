@@ -1,0 +1,32 @@
+#pragma once
+
+#include <bit>
+#include <cfloat>
+#include <cstdint>
+
+#include "common/inline.h"
+
+// Symmetric dynamic quantization of a row: scale = max(max|x| / 127, FLT_MIN), q = round(x * (1 / scale)), ties to
+// even. FLT_MIN keeps 1 / scale finite; a row of zeros gets it. A row that holds a NaN or an infinity has no scale: it
+// becomes scale NaN and q = 0, so that NaN reaches the whole output row instead of being hidden by a clamp.
+
+namespace pyprod {
+
+// |x| as an integer: floats without sign order like their bits, and infinity and NaN come last.
+PYPROD_INLINE int32_t magnitude_bits(float x) { return std::bit_cast<int32_t>(x) & 0x7fffffff; }
+
+PYPROD_INLINE bool is_finite_magnitude(int32_t bits) { return bits < 0x7f800000; }
+
+// Scale of a row whose largest magnitude_bits() is `top`.
+PYPROD_INLINE float row_scale(int32_t top) {
+  if (!is_finite_magnitude(top)) return std::bit_cast<float>(0x7fc00000);
+  const float ratio = std::bit_cast<float>(top) / 127.0f;
+  return ratio > FLT_MIN ? ratio : FLT_MIN;
+}
+
+// Rounds x * inverse, |x * inverse| < 2^22. Adding 1.5 * 2^23 leaves the integer in the low bits.
+PYPROD_INLINE int32_t round_scaled(float x, float inverse) {
+  return std::bit_cast<int32_t>(x * inverse + 12582912.0f) - 0x4b400000;
+}
+
+}  // namespace pyprod
