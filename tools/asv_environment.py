@@ -29,6 +29,10 @@ class Shared(Environment):  # type: ignore[misc]  # asv has no types
 
     tool_name = "shared"
 
+    def __init__(self, conf: Any, python: str, requirements: dict[str, str], tagged_env_vars: dict[Any, str]) -> None:
+        self._requirements = requirements  # the base class reads it before it sets it
+        super().__init__(conf, python, requirements, tagged_env_vars)
+
     @classmethod
     def matches(cls, python: str) -> bool:
         """Only the Python that runs asv has the packages."""
