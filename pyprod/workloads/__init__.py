@@ -19,9 +19,10 @@ from types import ModuleType
 
 from pyprod import discover
 from pyprod.types import PyprodError, Unavailable
+from pyprod.workloads._assets import cache_dir
 from pyprod.workloads._workload import Workload, from_user
 
-__all__ = ["About", "Workload", "catalog", "known", "load"]
+__all__ = ["About", "Workload", "cache_dir", "catalog", "known", "load"]
 
 
 @dataclass(frozen=True)
