@@ -99,7 +99,7 @@ def measure(
         sink(measurement)
         history.add(measurement)
 
-    cache = cache or Path("/tmp/pyprod-cache")
+    cache = cache or workloads.cache_dir() / "artifacts"
     cache.mkdir(parents=True, exist_ok=True)
     cohorts = itertools.groupby(sorted(plan.candidates, key=lambda c: c.cohort), key=lambda c: c.cohort)
     for (workload, device, batch, threads), members in cohorts:

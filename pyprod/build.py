@@ -99,8 +99,10 @@ class CandidateSubject:
         return [Observation("relative_error", "1", [error], {"tolerance": tolerance})]
 
     def score(self) -> list[Observation]:
-        """The workload's metric on its whole evaluation set, in batches of the candidate's size."""
+        """The workload's metric on its whole evaluation set, in batches of the candidate's size; none without one."""
         assert self._workload is not None
+        if self._workload.score is None:
+            return []
         outputs = evaluate(self._runner, self._workload, self._candidate.batch)
         if not bool(outputs.isfinite().all()):
             raise Mismatch("output on the evaluation set is not finite")

@@ -1,11 +1,13 @@
 """Workloads: a trained model, real data and a metric; a file each. The file's name is the workload's name.
 
-A workload file has a module docstring (its first line is shown by ``pyprod list``) and one function::
+A workload file has a module docstring (its first line is shown by ``pyprod list``) and::
 
-    def build() -> Workload: ...
+    ASSETS = (...)                 # what build() fetches, () when nothing
+    def build() -> Workload: ...   # raises Unavailable when weights or data can't be had
+    def train() -> nn.Module: ...  # only where this project made the weights: python -m pyprod.workloads train NAME
 
-which raises `Unavailable` when weights or data can't be had. A user's own model is the same thing anywhere else:
-``--workload path/to/mymodel.py:build``, or an entry point in the group ``pyprod.workloads``.
+A user's own model is the same function anywhere else: ``--workload path/to/mymodel.py:build``, or an entry point in
+the group ``pyprod.workloads``. It may also return just ``(module, example inputs)``: then no accuracy is measured.
 """
 
 from __future__ import annotations
@@ -13,46 +15,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
+from types import ModuleType
 
 from pyprod import discover
-from pyprod.types import Evaluation, PyprodError
+from pyprod.types import PyprodError, Unavailable
+from pyprod.workloads._assets import cache_dir
+from pyprod.workloads._workload import Workload, from_user
 
-
-def _identity(outputs: Tensor, start: int) -> Tensor:
-    return outputs
+__all__ = ["About", "Workload", "cache_dir", "catalog", "known", "load"]
 
 
 @dataclass(frozen=True)
-class Workload:
-    """A model and everything needed to run, calibrate and score it.
+class About:
+    """What can be said of a workload without building it.
 
     Attributes:
-        model: returns the trained float32 module in eval mode; its forward takes ``len(inputs)`` tensors, batch
-            first, and returns one tensor, batch first. Called once per process.
-        inputs: the evaluation set, real data: tensors ``[n, ...]`` of fixed shape; a batch is rows of them.
-        calibration: rows for static quantization, shaped like `inputs`, sharing no example with it.
-        score: from the reduced outputs ``[n, ...]`` over all of `inputs` to the metric's raw values.
-        reduce: shrinks one batch's outputs before they are kept: ``reduce(outputs [b, ...], start)``, where
-            `start` is the row of `inputs` that the batch begins with. For a language model: logits to loss.
-        unit: what one row is: "sentence", "image", "row", "sequence".
-        tokens_per_sample: for sequence models, tokens in one row: throughput is also given in tokens/s.
+        summary: first line of its docstring.
+        assets: "bundled", "cached", or "fetches 84 MB" (on first use).
+        problem: why it can't run here; empty when nothing is known against it.
     """
 
-    model: Callable[[], nn.Module]
-    inputs: tuple[Tensor, ...]
-    calibration: tuple[Tensor, ...]
-    score: Callable[[Tensor], Evaluation]
-    reduce: Callable[[Tensor, int], Tensor] = _identity
-    unit: str = "sample"
-    tokens_per_sample: int | None = None
-
-    def example(self, batch: int) -> tuple[Tensor, ...]:
-        """The first `batch` rows of `inputs`, contiguous; rows repeat when the set is smaller than the batch."""
-        rows = torch.arange(batch) % self.inputs[0].shape[0]
-        return tuple(t[rows].contiguous() for t in self.inputs)
+    summary: str
+    assets: str
+    problem: str = ""
 
 
 def load(name: str) -> Workload:
@@ -60,12 +45,16 @@ def load(name: str) -> Workload:
 
     Raises:
         Unavailable: its data, weights or a package can't be had here.
-        PyprodError: there is no such workload, or the file or function does not give one.
+        PyprodError: there is no such workload, or a user's file or function does not give one.
     """
-    build = _builder(name)
-    workload = build()
-    if not isinstance(workload, Workload):
-        raise PyprodError(f"workload {name}: build() must return pyprod.workloads.Workload, got {type(workload)}")
+    path, colon, function = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return from_user(lambda: _function(Path(path), function)(), f"workload {name}")
+    if point := discover.entry_points(__name__).get(name):
+        return from_user(lambda: point.load()(), f"workload {name}")
+    if name not in known():
+        raise PyprodError(discover.unknown("workload", name, known()))
+    workload: Workload = discover.load(__name__, name).build()
     return workload
 
 
@@ -74,16 +63,27 @@ def known() -> list[str]:
     return discover.names(__name__) + sorted(discover.entry_points(__name__))
 
 
-def _builder(name: str) -> Callable[[], object]:
-    path, colon, function = name.rpartition(":")
-    if colon and path.endswith(".py"):
-        module = discover.load_file(Path(path))
-        if not hasattr(module, function):
-            raise PyprodError(f"{path} has no function {function!r}")
-        return getattr(module, function)  # type: ignore[no-any-return]
-    points = discover.entry_points(__name__)
-    if name in points:
-        return points[name].load()  # type: ignore[no-any-return]
-    if name not in known():
-        raise PyprodError(discover.unknown("workload", name, known()))
-    return discover.load(__name__, name).build  # type: ignore[no-any-return]
+def catalog() -> dict[str, About]:
+    """Every known workload by name, and how it stands; builds and fetches nothing."""
+    found = {}
+    for name in discover.names(__name__):
+        try:
+            found[name] = _about(discover.load(__name__, name))
+        except Unavailable as why:
+            found[name] = About("", "", str(why))
+    for name, point in sorted(discover.entry_points(__name__).items()):
+        found[name] = About(f"entry point {point.value}", "")
+    return found
+
+
+def _about(module: ModuleType) -> About:
+    missing = sum(asset.size for asset in module.ASSETS if not asset.cached)
+    here = "cached" if module.ASSETS else "bundled"
+    return About((module.__doc__ or "").partition("\n")[0], f"fetches {missing / 1e6:.0f} MB" if missing else here)
+
+
+def _function(path: Path, name: str) -> Callable[[], object]:
+    function = getattr(discover.load_file(path), name, None)
+    if not callable(function):
+        raise PyprodError(f"{path} has no function {name!r}")
+    return function  # type: ignore[no-any-return]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pyprod.measure import statistics
+
 
 class Point(NamedTuple):
     """One thing a reader of the numbers must know: its name, and one or two sentences."""
@@ -40,8 +42,9 @@ HOW_TAKEN = (
         "Accuracy",
         "The workload's own metric on real data, once per form (workload, recipe, backend, device), valid for its "
         "other batches and thread counts. The difference to the baseline is on the same examples; its 95% interval "
-        "is a paired bootstrap of 2,000 seeded draws that resamples whole clusters where examples depend on each "
-        "other. Where examples are simply right or wrong, discordant pairs and McNemar's exact p are given too.",
+        f"is a paired bootstrap of {statistics.RESAMPLES:,} seeded draws that resamples whole clusters where examples "
+        "depend on each other. Where examples are simply right or wrong, discordant pairs and McNemar's exact p are "
+        "given too.",
     ),
     Point(
         "Accuracy verdict",

@@ -12,9 +12,9 @@ import pandas as pd
 from pyprod.measure.report import digits
 from pyprod.measure.report.axes import Box, Scale, padded, place_label, spread
 
-WIDTH = 580
-_NAMES = 178  # room for the names of forms left of a row
-_VALUES = 60  # room for a number right of a row
+WIDTH = 500
+_NAMES = 170  # room for the names of forms left of a row
+_VALUES = 54  # room for a number right of a row
 _ROW = 24
 _AXIS = 26
 _BINS = 48
@@ -68,10 +68,10 @@ def pareto(cohort: pd.DataFrame) -> Plot | None:
     y = _accuracy_scale(rows)
     largest = rows["artifact_mb"].max()
     points = [_point(form, x, y, largest) for _, form in rows.iterrows()]
-    _label(points, Box(52, 8, WIDTH - 60, 282))
+    _label(points, Box(52, 8, WIDTH - 60, 252))
     return {
         "width": WIDTH,
-        "height": 330,
+        "height": 300,
         "x_ticks": [(x(t), digits.tick(t)) for t in x.ticks(7)],
         "y_ticks": [(y(t), f"{t:.4g}") for t in y.ticks(5)],
         "points": sorted(points, key=lambda p: -p["radius"]),  # small ones on top
@@ -86,7 +86,7 @@ def _accuracy_scale(rows: pd.DataFrame) -> Scale:
     best = rows["accuracy"].min() if lower_is_better else rows["accuracy"].max()
     shown = rows[(rows["accuracy"] - best).abs() <= _SHOWN_LOSS * abs(best)]
     ends = [value for _, form in shown.iterrows() for value in (form["accuracy"], *(_interval(form) or ()))]
-    return Scale(*padded(ends, 0.08), *((18, 286) if lower_is_better else (286, 18)))
+    return Scale(*padded(ends, 0.08), *((18, 256) if lower_is_better else (256, 18)))
 
 
 def _interval(form: pd.Series[Any]) -> tuple[float, float] | None:

@@ -152,14 +152,15 @@ def test_json_is_strict_and_holds_everything(small):
     assert whole["measurements"][-1]["samples"] == [None]
     assert [row["candidate"] for row in whole["rows"]] == frame["candidate"].tolist()
     assert whole["environment"] == synthetic.ENVIRONMENT
-    for m in whole["measurements"]:
-        jsonschema.validate(m, SCHEMA)
+    jsonschema.validate(whole["measurements"][-1], SCHEMA)
 
 
-def test_schema_holds_for_every_measurement(record):
+def test_schema_holds_for_every_kind_of_measurement(record):
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     validator = jsonschema.Draft202012Validator(SCHEMA)
-    for m in record:
+    kinds = {(m.metric, m.replica, m.failure.kind if m.failure else None): m for m in record}
+    assert len(kinds) > 15
+    for m in kinds.values():
         validator.validate(json.loads(json.dumps(m.to_json())))
 
 

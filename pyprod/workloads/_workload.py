@@ -1,0 +1,110 @@
+"""The contract of a workload, and one clear line for each way a user's own can break it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from pyprod.types import Evaluation, PyprodError
+
+Result = TypeVar("Result")
+
+
+def _identity(outputs: Tensor, start: int) -> Tensor:
+    return outputs
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model and everything needed to run, calibrate and score it.
+
+    Attributes:
+        model: returns the trained float32 module in eval mode; its forward takes ``len(inputs)`` tensors, batch
+            first, and returns one tensor, batch first. Called once per process.
+        inputs: the evaluation set, real data: tensors ``[n, ...]`` of fixed shape; a batch is rows of them.
+        calibration: rows for static quantization, shaped like `inputs`, sharing no example with it.
+        score: from the reduced outputs ``[n, ...]`` over all of `inputs` to the metric's raw values; None when
+            there is nothing to compare with: then no accuracy is measured.
+        reduce: shrinks one batch's outputs before they are kept: ``reduce(outputs [b, ...], start)``, where
+            `start` is the row of `inputs` that the batch begins with. For a language model: logits to loss.
+        unit: what one row is: "text", "image", "row", "sequence".
+        tokens_per_sample: for sequence models, tokens in one row: throughput is also given in tokens/s.
+    """
+
+    model: Callable[[], nn.Module]
+    inputs: tuple[Tensor, ...]
+    calibration: tuple[Tensor, ...]
+    score: Callable[[Tensor], Evaluation] | None
+    reduce: Callable[[Tensor, int], Tensor] = _identity
+    unit: str = "sample"
+    tokens_per_sample: int | None = None
+
+    def example(self, batch: int) -> tuple[Tensor, ...]:
+        """The first `batch` rows of `inputs`, contiguous; rows repeat when the set is smaller than the batch."""
+        rows = torch.arange(batch) % self.inputs[0].shape[0]
+        return tuple(t[rows].contiguous() for t in self.inputs)
+
+
+def from_user(build: Callable[[], object], who: str) -> Workload:
+    """Call a user's `build` and check what it gives; `who` is the name that messages use.
+
+    ``(module, example inputs)`` is taken for a workload without a metric, calibrated on its own example.
+
+    Raises:
+        PyprodError: `build` raises, or what it gives is no workload. The returned workload's `model` raises it too,
+            when the module does not take the inputs or gives something else than one tensor, batch first.
+    """
+    made = _call(build, f"{who} raised")
+    match made:
+        case Workload():
+            workload = made
+        case (nn.Module() as module, Tensor() | tuple() as example):
+            inputs = (example,) if isinstance(example, Tensor) else example
+            workload = Workload(module.eval, inputs, inputs, score=None)
+        case _:
+            want = "a pyprod.workloads.Workload or (module, example inputs)"
+            raise PyprodError(f"{who} must return {want}, got {type(made).__name__}")
+    _check_rows(workload, who)
+    return replace(workload, model=lambda: _checked_model(workload, who))
+
+
+def _check_rows(workload: Workload, who: str) -> None:
+    for name, tensors in (("inputs", workload.inputs), ("calibration", workload.calibration)):
+        if not isinstance(tensors, tuple) or not tensors or not all(isinstance(t, Tensor) for t in tensors):
+            raise PyprodError(f"{who}: {name} must be a tuple of tensors, got {tensors!r:.60}")
+        rows = [t.shape[0] if t.dim() else 0 for t in tensors]
+        if len(set(rows)) > 1 or not rows[0]:
+            raise PyprodError(f"{who}: {name} must have the same number of rows, at least 1 each, got {rows}")
+    inputs, calibration = ([(*t.shape[1:], t.dtype) for t in ts] for ts in (workload.inputs, workload.calibration))
+    if inputs != calibration:
+        raise PyprodError(f"{who}: calibration rows must look like input rows, got {calibration} against {inputs}")
+
+
+def _checked_model(workload: Workload, who: str) -> nn.Module:
+    module = _call(workload.model, f"{who}: model() raised")
+    if not isinstance(module, nn.Module):
+        raise PyprodError(f"{who}: model() must return a torch.nn.Module, got {type(module).__name__}")
+    module.eval()
+    with torch.inference_mode():
+        output: object = _call(lambda: module(*workload.example(2)), f"{who}: the model, called with two rows, raised")
+    if not isinstance(output, Tensor):
+        raise PyprodError(f"{who}: the model must return one tensor, got {type(output).__name__}")
+    if output.dim() == 0 or output.shape[0] != 2:
+        raise PyprodError(f"{who}: the model must return a tensor with a row per input row, got {list(output.shape)}")
+    return module
+
+
+def _call(function: Callable[[], Result], problem: str) -> Result:
+    try:
+        return function()
+    except PyprodError:
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise PyprodError(f"{problem} {what} ({place.filename}:{place.lineno})") from error
