@@ -58,18 +58,20 @@ def upward_imports(root: Path, floor_of: dict[str, int]) -> list[str]:
     """Imports that do not go strictly down, and rooms without a floor or floors without a room."""
     known = rooms(root)
     wrong = [f"pyprod/{name} has no floor: {MEND}" for name in sorted(known - set(floor_of))]
-    wrong += [f"docs/architecture.md has a row for pyprod/{name}, which is gone" for name in sorted(set(floor_of) - known)]
+    wrong += [
+        f"docs/architecture.md has a row for pyprod/{name}, which is gone" for name in sorted(set(floor_of) - known)
+    ]
     for path in sorted((root / "pyprod").rglob("*.py")):
         here = room(path, root)
         for found in imports(path, root):
-            there = (found.module.split(".") + [""])[1]
-            if not found.module.startswith("pyprod.") or there == here or there not in known:
+            package, there = (*found.module.split("."), "")[:2]
+            if package != "pyprod" or there == here or there not in known:
                 continue
             above, below = floor_of.get(here, -1), floor_of.get(there, -1)
             if below >= above:
                 wrong.append(
-                    f"{_where(found, root)}: {here or 'pyprod'} (floor {above}) imports {there} (floor {below}): imports go "
-                    "strictly down; move what both need to a lower floor"
+                    f"{_where(found, root)}: {here or 'pyprod'} (floor {above}) imports {there} (floor {below}): "
+                    "imports go strictly down; move what both need to a lower floor"
                 )
     return wrong
 
@@ -83,7 +85,9 @@ def foreign_imports(root: Path, name: str) -> list[Import]:
 
 def needs_only_standard_library(root: Path) -> list[str]:
     """``pyprod.types`` is read by every process, also by those that must not load torch."""
-    return [f"{_where(f, root)}: types imports {f.module}: standard library only" for f in foreign_imports(root, "types")]
+    return [
+        f"{_where(f, root)}: types imports {f.module}: standard library only" for f in foreign_imports(root, "types")
+    ]
 
 
 def needs_no_torch(root: Path) -> list[str]:

@@ -60,7 +60,7 @@ def registry_hosts(files: Iterable[Path], root: Path) -> list[str]:
 
 
 def too_long(files: Iterable[Path], root: Path, allowed: Mapping[str, int]) -> list[str]:
-    """Files over their limit, and entries of `allowed` (path: lines) that could be lowered or dropped: it only shrinks."""
+    """Files over their limit, and entries of `allowed` (path: lines) to be lowered or dropped: it only shrinks."""
     wrong = []
     lengths = {str(p.relative_to(root)): len(p.read_text().splitlines()) for p in files if p.suffix in LIMITS}
     for name, length in lengths.items():
