@@ -12,7 +12,8 @@ Environment, comma-separated, to measure more than the small default:
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from pyprod import backends, bench, environment, workloads
 from pyprod.measure import report
@@ -43,6 +44,17 @@ THREADS = [int(n) for n in chosen("THREADS", "1")]
 SETTINGS = Settings(rounds=3, slice_s=0.1, warmup_s=0.5)
 
 Rows = dict[str, dict[str, Any]]
+Track = TypeVar("Track", bound=Callable[..., float])
+
+
+def shown(unit: str, name: str) -> Callable[[Track], Track]:
+    """How asv writes the numbers of a benchmark, and what it calls it on the published pages."""
+
+    def name_it(track: Track) -> Track:
+        vars(track).update(unit=unit, pretty_name=name)
+        return track
+
+    return name_it
 
 
 class Models:
@@ -75,30 +87,23 @@ class Models:
         if self.row["status"] != "ok":
             raise RuntimeError(f"{candidate.id}: {self.row['status']}: {self.row['failure_message']}")
 
+    @shown("seconds", "latency, median")
     def track_latency(self, *_: object) -> float:
         return float(self.row["latency_p50_ms"]) * 1e-3
 
+    @shown("seconds", "throughput, as seconds per sample")
     def track_inverse_throughput(self, *_: object) -> float:
         return 1 / float(self.row["throughput_per_s"])
 
+    @shown("bytes", "peak memory of the process")
     def track_peak_memory(self, *_: object) -> float:
         return float(self.row["peak_rss_mb"]) * 1e6
 
+    @shown("bytes", "size of what is shipped")
     def track_size(self, *_: object) -> float:
         return float(self.row["artifact_mb"]) * 1e6
 
+    @shown("1 - accuracy", "accuracy, as 1 - metric (perplexity: as it is)")
     def track_inaccuracy(self, *_: object) -> float:
         accuracy = float(self.row["accuracy"])
         return accuracy if self.row["statistic"] == "perplexity" else 1 - accuracy
-
-
-Models.track_latency.unit = "seconds"  # type: ignore[attr-defined]
-Models.track_latency.pretty_name = "latency, median"  # type: ignore[attr-defined]
-Models.track_inverse_throughput.unit = "seconds"  # type: ignore[attr-defined]
-Models.track_inverse_throughput.pretty_name = "throughput, as seconds per sample"  # type: ignore[attr-defined]
-Models.track_peak_memory.unit = "bytes"  # type: ignore[attr-defined]
-Models.track_peak_memory.pretty_name = "peak memory of the process"  # type: ignore[attr-defined]
-Models.track_size.unit = "bytes"  # type: ignore[attr-defined]
-Models.track_size.pretty_name = "size of what is shipped"  # type: ignore[attr-defined]
-Models.track_inaccuracy.unit = "1 - accuracy"  # type: ignore[attr-defined]
-Models.track_inaccuracy.pretty_name = "accuracy, as 1 - metric (perplexity: as it is)"  # type: ignore[attr-defined]

@@ -24,7 +24,7 @@ exec "$(dirname "$0")/python" -m pip "$@"
 """
 
 
-class Shared(Environment):  # type: ignore[misc]  # asv has no types
+class Shared(Environment):
     """A venv that also sees the site-packages of the Python that runs asv."""
 
     tool_name = "shared"
