@@ -69,7 +69,7 @@ class Runner(ABC):
 
     #: Bytes of the file(s) that production would ship.
     artifact_bytes: int
-    #: What a reader of the table must know: nodes that fell back, granularity, weights kept in float.
+    #: What a reader of the table must know: nodes that fell back, granularity, weights kept in float, hidden NaN.
     notes: tuple[str, ...] = ()
 
     @abstractmethod
