@@ -69,7 +69,7 @@ class Runner(ABC):
 
     #: Bytes of the file(s) that production would ship.
     artifact_bytes: int
-    #: What a reader of the table must know: nodes that fell back, granularity, weights kept in float.
+    #: What a reader of the table must know: nodes that fell back, granularity, weights kept in float, hidden NaN.
     notes: tuple[str, ...] = ()
     #: Seconds of building that others did for this candidate through the shared cache, less the time spent waiting
     #: for them: added to the time measured, it gives what the build would have taken alone.

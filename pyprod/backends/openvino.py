@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pyprod.backends import Request, Runner, Variant
-from pyprod.backends._runner import Signature, calibration_batches, cpu_flags
+from pyprod.backends._runner import RELU_HIDES_NAN, Signature, calibration_batches, cpu_flags
 from pyprod.export.onnx import cached
 from pyprod.types import Unavailable
 
@@ -72,7 +72,7 @@ class OpenVinoRunner(Runner):
         }
         self._model = ov.Core().compile_model(path, "CPU", config)
         self.artifact_bytes = path.stat().st_size + path.with_suffix(".bin").stat().st_size
-        self.notes = (*notes, _arithmetic(self._model))
+        self.notes = (*notes, _arithmetic(self._model), RELU_HIDES_NAN)
 
     def bind(self, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
         request = self._model.create_infer_request()

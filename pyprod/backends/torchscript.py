@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pyprod.backends import Request, Runner, Variant
-from pyprod.backends._runner import TorchRunner, torch_device
+from pyprod.backends._runner import RELU_HIDES_NAN, TorchRunner, torch_device
 from pyprod.export.quiet import quiet
 from pyprod.export.torchscript import load, save
 from pyprod.types import Unavailable
@@ -30,4 +30,5 @@ def prepare(request: Request) -> Runner:
     if frozen:
         with quiet():
             module = torch.jit.optimize_for_inference(module)
-    return TorchRunner(module, request, path.stat().st_size)
+    hides_nan = frozen and request.device == "cpu"  # where convolution and ReLU become one oneDNN primitive
+    return TorchRunner(module, request, path.stat().st_size, (RELU_HIDES_NAN,) if hides_nan else ())

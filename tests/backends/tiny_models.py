@@ -71,6 +71,17 @@ class ConvOnly(nn.Module):
         return self.conv(x).relu().mean((2, 3))
 
 
+class TinyMLP(nn.Module):
+    """Rows [b, 8] to logits [b, 4]: what is left when a backend takes seconds to compile anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x).relu())
+
+
 def transformer_inputs(batch: int, seed: int) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(0, 50, (batch, 12), generator=generator)
@@ -82,9 +93,14 @@ def image_inputs(batch: int, seed: int) -> tuple[Tensor, ...]:
     return (torch.randn(batch, 1, 8, 8, generator=torch.Generator().manual_seed(seed)),)
 
 
+def row_inputs(batch: int, seed: int) -> tuple[Tensor, ...]:
+    return (torch.randn(batch, 8, generator=torch.Generator().manual_seed(seed)),)
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[int, int], tuple[Tensor, ...]]]] = {
     "transformer": (TinyTransformer, transformer_inputs),
     "cnn": (TinyCNN, image_inputs),
+    "mlp": (TinyMLP, row_inputs),
     "conv_only": (ConvOnly, image_inputs),
 }
 

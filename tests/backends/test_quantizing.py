@@ -1,0 +1,71 @@
+"""Backends that quantize: what they say when there is nothing to quantize, and which layers they take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tiny_models import build, inputs
+
+from pyprod import backends
+from pyprod.backends import Request
+from pyprod.nn import Int8Linear
+from pyprod.types import QuantSpec, TensorQuant, Unavailable
+
+
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [
+        ("native.int8", "int8 convolution is not built yet"),
+        ("native.int8_compiled", "int8 convolution is not built yet"),
+        ("onnxruntime.int8_dynamic", "no layer that this backend quantizes"),
+        ("torchao.int8_dynamic", "no linear layer"),
+        ("torchao.int8_weight_only", "no linear layer"),
+    ],
+)
+def test_nothing_to_quantize(request_for: Callable[..., Request], backend: str, reason: str) -> None:
+    module, variant = backends.split(backend)
+    with pytest.raises(Unavailable, match=reason):
+        module.prepare(request_for("conv_only", variant))
+
+
+@pytest.mark.parametrize("backend", ["torch_quantized.x86", "torch_quantized.onednn"])
+def test_neither_linears_nor_convolutions(request_for: Callable[..., Request], backend: str) -> None:
+    module, variant = backends.split(backend)
+    with pytest.raises(Unavailable, match="no layer that this backend quantizes"):
+        module.prepare(request_for("mlp", variant, model=torch.nn.Sequential(torch.nn.ReLU())))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_native_on_a_transformer(request_for: Callable[..., Request], batch: int) -> None:
+    module, variant = backends.split("native.int8")
+    runner = module.prepare(request_for("transformer", variant, batch))
+    assert runner.notes == ("12 linear layers in int8, the rest in float32",)
+    fresh = inputs("transformer", batch, 5)
+    with torch.inference_mode():
+        want = build("transformer")(*fresh)
+    assert float((runner.run(fresh) - want).norm() / want.norm()) < 6e-2
+
+
+def test_native_lowers_the_quantspec_it_is_given(request_for: Callable[..., Request]) -> None:
+    module, variant = backends.split("native.int8")
+    request = request_for("mlp", variant)
+    spec = QuantSpec({"down": TensorQuant("per_channel")}, {"down": TensorQuant("per_token")})
+    module.prepare(Request(**{**vars(request), "quantspec": spec}))
+    assert isinstance(request.model.down, Int8Linear)
+    assert type(request.model.up) is torch.nn.Linear
+
+
+@pytest.mark.parametrize(
+    ("backend", "note"),
+    [
+        ("onnxruntime.int8_dynamic", "12 of 16 matrix products"),
+        ("onnxruntime.int8_static", "12 of 16 matrix products"),
+        ("openvino.int8", "in u8"),
+        ("torch_quantized.x86", "dynamic on linear layers"),
+    ],
+)
+def test_notes_say_what_runs_in_integers(request_for: Callable[..., Request], backend: str, note: str) -> None:
+    module, variant = backends.split(backend)
+    assert any(note in line for line in module.prepare(request_for("transformer", variant)).notes)
