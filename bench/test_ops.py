@@ -1,4 +1,4 @@
-"""Quick look at single ops: ``pytest bench --benchmark-only``. Each is checked against its reference before it is timed.
+"""Quick look at single ops: ``pytest bench --benchmark-only``. Each is checked before it is timed.
 
 One thread, weights hot in cache after the first round, inputs normal (not zeros: data changes the clock on GPUs).
 What the peers do differently: torch's dynamic engine quantizes activations per tensor, ours per row; ``_int_mm`` is the

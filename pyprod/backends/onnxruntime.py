@@ -60,7 +60,9 @@ def prepare(request: Request) -> Runner:
         notes += {"fp16": _to_fp16, "int8_dynamic": _to_int8_dynamic, "int8_static": _to_int8_static}[request.variant](
             exported.path, path, request
         )
-    return OnnxRunner(path, request, notes)
+    runner = OnnxRunner(path, request, notes)
+    runner.borrowed_s = exported.borrowed_s
+    return runner
 
 
 class OnnxRunner(Runner):

@@ -56,7 +56,9 @@ def prepare(request: Request) -> Runner:
     model.reshape({port: list(t.shape) for port, t in zip(model.inputs, request.example, strict=True)})
     path = request.workdir / "model.xml"
     ov.save_model(model, path, compress_to_fp16=False)
-    return OpenVinoRunner(path, request, notes)
+    runner = OpenVinoRunner(path, request, notes)
+    runner.borrowed_s = exported.borrowed_s
+    return runner
 
 
 class OpenVinoRunner(Runner):

@@ -10,8 +10,9 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -34,17 +35,19 @@ class Exported:
     Attributes:
         path: the file, weights included.
         seconds: what the export took, in whichever process made it.
+        borrowed_s: `seconds` less what this process spent on exporting, or on waiting for another to do it.
         static_batch: why the batch is fixed to the example's; empty when any batch runs.
     """
 
     path: Path
     seconds: float
+    borrowed_s: float = field(compare=False)
     static_batch: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the table must know about the file."""
-        shared = f"ONNX export took {self.seconds:.1f} s, paid once by the first ONNX candidate of the run"
+        shared = f"ONNX export: {self.seconds:.1f} s of the build, done once for all ONNX candidates"
         return (shared, f"static batch: {self.static_batch}") if self.static_batch else (shared,)
 
 
@@ -56,21 +59,24 @@ def cached(model: nn.Module, example: tuple[Tensor, ...], cache: Path) -> Export
         example: inputs, batch first; the file takes any batch unless the model forbids it.
         cache: folder shared by all candidates of a run.
     """
+    start = time.perf_counter()
     key = digest(model, example)
     with _locked(cache / f"{key}.lock"):
-        record = cache / f"{key}.json"
-        known = json.loads(record.read_text()) if record.exists() else {}
+        record = cache / f"{key}.json"  # written last: a file that it does not name may have lost its maker
+        known: dict[str, Any] = (
+            json.loads(record.read_text()) if record.exists() else {"seconds": {}, "static_batch": ""}
+        )
         dynamic, static = cache / f"{key}.onnx", cache / f"{key}-b{example[0].shape[0]}.onnx"
-        if dynamic.exists() or static.exists():
-            path = dynamic if dynamic.exists() else static
-            return Exported(path, known["seconds"][path.name], known["static_batch"])
-        start = time.perf_counter()
-        program, reason = trace(model, example, known.get("static_batch", ""))
-        path = static if reason else dynamic
-        write(program, path, dynamic_batch=not reason)
-        seconds = known.get("seconds", {}) | {path.name: time.perf_counter() - start}
-        _replace(record, json.dumps({"seconds": seconds, "static_batch": reason}))
-        return Exported(path, seconds[path.name], reason)
+        path = dynamic if dynamic.name in known["seconds"] else static
+        if path.name not in known["seconds"]:
+            program, reason = trace(model, example, known["static_batch"])
+            path = static if reason else dynamic
+            write(program, path, dynamic_batch=not reason)
+            seconds = known["seconds"] | {path.name: time.perf_counter() - start}
+            known = {"seconds": seconds, "static_batch": reason}
+            _replace(record, json.dumps(known))
+        took = known["seconds"][path.name]
+        return Exported(path, took, took - (time.perf_counter() - start), known["static_batch"])
 
 
 def trace(

@@ -51,7 +51,10 @@ def run(path: Path, x: Tensor) -> Tensor:
 def test_one_file_serves_every_batch(tmp_path: Path) -> None:
     model = seeded(Small())
     exported = cached(model, (torch.randn(1, 4),), tmp_path)
-    assert exported == cached(model, (torch.randn(5, 4),), tmp_path)
+    again = cached(model, (torch.randn(5, 4),), tmp_path)
+    assert exported == again
+    assert abs(exported.borrowed_s) < 0.1 * exported.seconds  # it paid for it all
+    assert 0 < again.borrowed_s < exported.seconds
     assert onnx.load(exported.path).graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     assert exported.static_batch == ""
     assert exported.seconds > 0
@@ -69,6 +72,14 @@ def test_a_model_that_depends_on_its_batch_gets_a_file_for_each(tmp_path: Path) 
         assert "static batch" in exported.notes[1]
         x = torch.randn(batch, 4)
         assert torch.allclose(run(exported.path, x), model(x), atol=1e-6)
+
+
+def test_a_file_whose_maker_died_is_made_again(tmp_path: Path) -> None:
+    model, x = seeded(Small()), torch.randn(1, 4)
+    exported = cached(model, (x,), tmp_path)
+    exported.path.with_suffix(".json").unlink()
+    exported.path.write_bytes(b"half")
+    assert torch.allclose(run(cached(model, (x,), tmp_path).path, x), model(x), atol=1e-6)
 
 
 def _export(cache: Path, results: multiprocessing.Queue[Exported]) -> None:
