@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import subprocess
@@ -57,6 +58,8 @@ def url(base: str, files: Sequence[str]) -> Source:
                 with urllib.request.urlopen(f"{base}/{name}", timeout=TIMEOUT) as reply:
                     _save(reply, folder / name)
             except OSError as error:  # URLError, HTTPError, a timeout and a broken connection all are
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise
                 why = getattr(error, "reason", error)
                 raise Unavailable(f"{base}/{name}: {why}", "check the network connection") from error
 

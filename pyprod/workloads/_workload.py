@@ -76,7 +76,7 @@ def from_user(build: Callable[[], object], who: str) -> Workload:
 def _check_rows(workload: Workload, who: str) -> None:
     for name, tensors in (("inputs", workload.inputs), ("calibration", workload.calibration)):
         if not isinstance(tensors, tuple) or not tensors or not all(isinstance(t, Tensor) for t in tensors):
-            raise PyprodError(f"{who}: {name} must be a tuple of tensors, got {tensors!r:.60}")
+            raise PyprodError(f"{who}: {name} must be a tuple of tensors, got {type(tensors).__name__}")
         rows = [t.shape[0] if t.dim() else 0 for t in tensors]
         if len(set(rows)) > 1 or not rows[0]:
             raise PyprodError(f"{who}: {name} must have the same number of rows, at least 1 each, got {rows}")

@@ -65,7 +65,7 @@ def train(epochs: int = 3) -> nn.Module:
     """Fit the model on all flights of four days in five."""
     table, held_out = _table()
     inputs, late = _tensors(table, ~held_out)
-    rows = torch.from_numpy(~held_out.to_numpy())
+    rows = torch.tensor(~held_out.to_numpy())
     return _train.fit(
         lambda: _model(inputs.shape[1]),
         (inputs[rows],),
@@ -90,10 +90,10 @@ def _rows() -> Mapping[str, Tensor]:
     table, held_out = _table()
     inputs, late = _tensors(table, ~held_out)
     generator = torch.Generator().manual_seed(0)
-    test, training = (torch.from_numpy(mask.to_numpy()).nonzero().flatten() for mask in (held_out, ~held_out))
+    test, training = (torch.tensor(mask.to_numpy()).nonzero().flatten() for mask in (held_out, ~held_out))
     test = test[torch.randperm(len(test), generator=generator)[:SCORED_ROWS]]
     training = training[torch.randperm(len(training), generator=generator)[:CALIBRATION_ROWS]]
-    day = torch.from_numpy(table["day_of_year"].to_numpy())
+    day = torch.tensor(table["day_of_year"].to_numpy())
     return {"inputs": inputs[test], "late": late[test], "day": day[test], "calibration": inputs[training]}
 
 
@@ -122,9 +122,9 @@ def _tensors(table: pd.DataFrame, training: pd.Series[bool]) -> tuple[Tensor, Te
     """
     numbers = table[[*_NUMBERS, *_WEATHER]].astype("float32")
     numbers = ((numbers - numbers[training].mean()) / numbers[training].std()).fillna(0).clip(-5, 5)
-    columns = [torch.from_numpy(numbers.to_numpy("float32"))]
+    columns = [torch.tensor(numbers.to_numpy("float32"))]
     for name in _CATEGORIES:
-        codes = torch.from_numpy(table[name].astype("category").cat.codes.to_numpy("int64"))
+        codes = torch.tensor(table[name].astype("category").cat.codes.to_numpy("int64"))
         columns.append(F.one_hot(codes).float())
-    late = torch.from_numpy((table["arr_delay"] >= LATE_MINUTES).to_numpy("float32"))
+    late = torch.tensor((table["arr_delay"] >= LATE_MINUTES).to_numpy("float32"))
     return torch.cat(columns, 1), late

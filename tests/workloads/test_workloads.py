@@ -1,0 +1,136 @@
+"""Every workload loads, runs in eager and reaches the metric that docs/workloads.md states."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from pyprod import discover, workloads
+from pyprod.types import Evaluation, Unavailable
+from pyprod.workloads import Workload
+
+# What docs/workloads.md states. Other CPUs and thread counts change the last digits only: the bands are that wide.
+METRIC = {
+    "decoder": ("perplexity", 42.14, 0.1),
+    "decoder_step": ("perplexity", 64.96, 0.2),
+    "digits": ("mean", 0.988, 0.004),
+    "encoder": ("pearson", 0.654, 0.001),
+    "fashion_mnist": ("mean", 0.92, 0.003),
+    "sentiment": ("mean", 0.78, 0.006),
+    "tabular": ("roc_auc", 0.748, 0.001),
+}
+NAMES = discover.names("pyprod.workloads")
+SMALL = ("digits", "encoder", "fashion_mnist", "sentiment", "tabular")
+
+
+@cache
+def load(name: str) -> Workload:
+    try:
+        return workloads.load(name)
+    except Unavailable as why:
+        pytest.skip(f"{name}: {why}")
+
+
+@cache
+def model(name: str) -> nn.Module:
+    return load(name).model()
+
+
+def outputs(name: str) -> torch.Tensor:
+    workload, module, batch = load(name), model(name), 8
+    found = []
+    with torch.inference_mode():
+        for start in range(0, workload.inputs[0].shape[0], batch):
+            rows = module(*(t[start : start + batch] for t in workload.inputs))
+            found.append(workload.reduce(rows, start))
+    return torch.cat(found)
+
+
+def value(found: Evaluation) -> float:
+    values = np.array(found.values)
+    match found.statistic:
+        case "mean":
+            return float(values.mean())
+        case "pearson":
+            return float(scipy.stats.pearsonr(values, found.truth).statistic)
+        case "roc_auc":
+            return float(roc_auc_score(found.truth, values))
+        case "perplexity":
+            return float(np.exp(values.mean()))
+        case other:
+            raise AssertionError(other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reaches_the_metric_that_the_docs_state(name: str) -> None:
+    statistic, expected, band = METRIC[name]
+    score = load(name).score
+    assert score is not None
+    found = score(outputs(name))
+    assert found.statistic == statistic
+    assert not found.truth or len(found.truth) == len(found.values)
+    assert not found.cluster or len(found.cluster) == len(found.values)
+    assert abs(value(found) - expected) < band
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_calibration_looks_like_the_inputs_and_shares_no_row_with_them(name: str) -> None:
+    workload = load(name)
+    for ours, theirs in zip(workload.inputs, workload.calibration, strict=True):
+        assert ours.shape[1:] == theirs.shape[1:]
+        assert ours.dtype == theirs.dtype
+    widest = max(range(len(workload.inputs)), key=lambda i: workload.inputs[i][0].numel())
+    scored = {row.numpy().tobytes() for row in workload.inputs[widest]}
+    assert not scored & {row.numpy().tobytes() for row in workload.calibration[widest]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_larger_than_the_set_repeats_its_rows(name: str) -> None:
+    workload = load(name)
+    rows = workload.inputs[0].shape[0]
+    for example, inputs in zip(workload.example(rows + 1), workload.inputs, strict=True):
+        assert example.shape == (rows + 1, *inputs.shape[1:])
+        assert example.is_contiguous()
+        assert torch.equal(example[-1], inputs[0])
+
+
+# torch 2.13 discourages TorchScript; it is one of the forms that pyprod measures.
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", SMALL)
+def test_exports_and_traces(name: str) -> None:
+    module, example = model(name), load(name).example(2)
+    with torch.no_grad():
+        expected = module(*example)
+        traced = torch.jit.trace(module, example)(*example)
+    exported = torch.export.export(module, example, strict=True).module()(*example)
+    for got in (exported, traced):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_decoding_step_gives_what_the_whole_sequence_gives() -> None:
+    """The slow twin: no cache, everything computed again."""
+    step, whole, ids = model("decoder_step"), model("decoder"), load("decoder").inputs[0][:1]
+    with torch.inference_mode():
+        logits, cache = whole.prefill(ids)  # type: ignore[operator]
+        got = step(ids[:, -1:], cache[:, :, :, :, :-1])
+    torch.testing.assert_close(got, logits[:, -1], rtol=1e-4, atol=1e-4)
+    # The first stretch of both is the same text: its stored cache must be this one.
+    torch.testing.assert_close(load("decoder_step").inputs[1][:1], cache[:, :, :, :, :-1], rtol=1e-4, atol=1e-4)
+
+
+def test_training_digits_again_gives_the_same_weights() -> None:
+    from pyprod.workloads import digits
+
+    threads = torch.get_num_threads()
+    try:
+        first, second = (digits.train(epochs=2).state_dict() for _ in range(2))
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(first[key], second[key]) for key in first)
