@@ -88,8 +88,8 @@ def test_a_torch_that_does_not_fit(tmp_path, version, message):
     if version is None:
         patch = "import importlib.util as u\nf = u.find_spec\nu.find_spec = lambda n: None if n == 'torch' else f(n)"
     else:
-        fake = f"lambda n: '{version}' if n == 'torch' else f(n)"
-        patch = f"import importlib.metadata as m\nf = m.version\nm.version = {fake}"
+        patch = "import importlib.metadata as m\nf = m.version\nm.version = lambda n: VERSION if n == 'torch' else f(n)"
+    patch = patch.replace("VERSION", repr(version))
     (tmp_path / "sitecustomize.py").write_text(patch)
     status, lines = build(tmp_path, PYTHONPATH=str(tmp_path))
     assert status == 2

@@ -136,6 +136,6 @@ def test_an_unknown_layer_changes_nothing(digits):
     model = nn.Sequential()
     model.add_module("query", nn.Linear(2, 2))
     quant = TensorQuant("per_channel")
-    with pytest.raises(PyprodError, match=r"unknown nn\.Linear 'querry'"):
+    with pytest.raises(PyprodError, match=r"unknown nn\.Linear 'querry'; did you mean 'query'"):
         convert(model, QuantSpec({"query": quant, "querry": quant}, {"query": TensorQuant("per_token")}))
     assert type(model.query) is nn.Linear
