@@ -109,4 +109,4 @@ class Models:
     @shown("1 - accuracy", "accuracy, as 1 - metric (perplexity: as it is)")
     def track_inaccuracy(self, *_: object) -> float:
         accuracy = float(self.row["accuracy"])
-        return accuracy if self.row["statistic"] == "perplexity" else 1 - accuracy
+        return accuracy if self.row["statistic"] == "perplexity" else round(1 - accuracy, 6)
