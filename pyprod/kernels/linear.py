@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -74,7 +75,7 @@ def int8_linear_reference(
 ) -> Tensor:
     """The same, slowly, with the activation in float64: equal bits without one or with relu."""
     q, scale = quantize_per_token_reference(x)
-    acc = int8_gemm_reference(q.reshape(-1, x.shape[-1]), w_q).reshape(*x.shape[:-1], w_q.shape[0])
+    acc = int8_gemm_reference(q.reshape(math.prod(x.shape[:-1]), x.shape[-1]), w_q).reshape(*x.shape[:-1], w_q.shape[0])
     y = acc.float() * (scale[..., None] * w_scale)
     if bias is not None:
         y = y + bias

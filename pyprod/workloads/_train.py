@@ -68,3 +68,9 @@ def shift(images: Tensor, pixels: int) -> Tensor:
     rows = (y + torch.arange(height))[:, :, None]
     columns = (x + torch.arange(width))[:, None, :]
     return padded[torch.arange(images.shape[0])[:, None, None], 0, rows, columns].unsqueeze(1)
+
+
+def mirror(images: Tensor) -> Tensor:
+    """About half of the images ``[b, 1, h, w]`` with left and right exchanged."""
+    chosen = torch.rand(images.shape[0], 1, 1, 1) < 0.5
+    return torch.where(chosen, images.flip(3), images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 MISSING = "–"
-_DECIMALS_OF_ACCURACY = {"perplexity": 2, "mean": 4}
+_DECIMALS_OF_ACCURACY = {"perplexity": 3}
 
 
 def number(value: float) -> str:
@@ -38,7 +38,7 @@ def interval(low: float, high: float) -> str:
 
 
 def accuracy(value: float, statistic: str) -> str:
-    """A share or a correlation to 4 decimals without the leading zero (.8203), a perplexity to 2."""
+    """A share or a correlation to 4 decimals without the leading zero (.8203), a perplexity to 3."""
     if math.isnan(value):
         return MISSING
     text = f"{value:.{_DECIMALS_OF_ACCURACY.get(statistic, 4)}f}"
@@ -46,7 +46,7 @@ def accuracy(value: float, statistic: str) -> str:
 
 
 def difference(value: float, statistic: str) -> str:
-    """A difference of accuracies with its sign: −.0029, +.12; 0 for none at all."""
+    """A difference of accuracies with its sign: −.0029, +.120; 0 for none at all."""
     if math.isnan(value):
         return MISSING
     if value == 0:

@@ -276,8 +276,8 @@ def test_three_significant_digits(value, text):
 def test_differences_keep_their_sign():
     assert digits.difference(-0.00285, "spearman") == "−.0029"
     assert digits.difference(0.0, "spearman") == "0"
-    assert digits.difference_interval(-0.12, 0.3, "perplexity") == "−.12…+.30"
-    assert digits.accuracy(20.234, "perplexity") == "20.23"
+    assert digits.difference_interval(-0.12, 0.3, "perplexity") == "−.120…+.300"
+    assert digits.accuracy(20.234, "perplexity") == "20.234"
     assert [digits.tick(t) for t in (0.1, 2, 100, 10_000)] == ["0.1", "2", "100", "10k"]
 
 
