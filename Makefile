@@ -1,25 +1,31 @@
 # The road from a fresh clone to numbers. `make help` explains each target.
 #
 # PYTHON   which Python makes .venv (default: python3), 3.11 or newer
-# TORCH    which torch to install first (default: the pin in requirements/torch.txt); e.g. TORCH=torch==2.12.1
+# TORCH    what pip installs as torch, options too, e.g. TORCH="torch==2.13.0 --index-url URL" for a CUDA build
+#          (default: the pin in requirements/torch.txt)
 # ARGS     passed on to the program a target runs; e.g. make bench ARGS="--batch 8"
+#
+# PYPROD_CUDA, PYPROD_CUDA_ARCHS, CXX: see setup.py. pip's own variables and configuration hold as ever.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
-TORCH ?= -r requirements/torch.txt
+TORCH ?=
+PYPROD_CUDA ?=
+PYPROD_CUDA_ARCHS ?=
 ARGS ?=
 BIN := .venv/bin
 STAMPS := .venv/stamps
 STEP := tools/step
-SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
+SOURCES := setup.py pyproject.toml $(shell find csrc)  # folders too: they change when a file goes
 
 # Whatever else is installed, torch stays the one that came first: no other package may pull a second.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint .venv/torch.txt
 
-.PHONY: help bench bench-full test build lint format weights docs asv clean
+.NOTPARALLEL:
+.PHONY: FORCE help bench bench-full test build lint format weights docs asv clean
 
 help: ## Explain each target
 	@echo "Usage: make TARGET"; echo
@@ -52,7 +58,7 @@ docs: build ## Put the newest records' tables into README.md and docs/
 	@$(BIN)/python tools/splice_docs.py
 
 weights: build ## Train again the weights that the project made itself
-	@$(BIN)/python -m pyprod.workloads.train $(ARGS)
+	@$(BIN)/python -m pyprod.workloads train $(ARGS)
 
 asv: build ## Measure this commit with asv
 	@$(BIN)/asv run $(ARGS)
@@ -65,9 +71,18 @@ $(STAMPS)/venv:
 	@$(STEP) "[1/4] making .venv" $(PYTHON) -m venv --clear .venv
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/torch: requirements/torch.txt requirements/build.txt $(STAMPS)/venv
+# A choice holds until another is made: `make bench` after `make build TORCH=...` keeps that torch.
+$(STAMPS)/torch.choice: CHOICE = $(or $(TORCH),-r requirements/torch.txt)
+$(STAMPS)/torch.choice: MADE = $(TORCH)
+$(STAMPS)/build.choice: CHOICE = PYPROD_CUDA=$(or $(PYPROD_CUDA),auto) PYPROD_CUDA_ARCHS=$(PYPROD_CUDA_ARCHS)
+$(STAMPS)/build.choice: MADE = $(PYPROD_CUDA)$(PYPROD_CUDA_ARCHS)
+$(STAMPS)/%.choice: FORCE | $(STAMPS)/venv
+	@if [[ ! -e $@ || -n "$(MADE)" ]]; then cmp -s $@ - <<< "$(CHOICE)" || echo "$(CHOICE)" > $@; fi
+
+$(STAMPS)/torch: requirements/torch.txt requirements/build.txt $(STAMPS)/torch.choice
 	@: > .venv/torch.txt
-	@$(STEP) "[2/4] installing torch" $(PIP) $(TORCH) -r requirements/build.txt
+	@$(STEP) "[2/4] installing torch" $(PIP) $$(cat $(STAMPS)/torch.choice)
+	@$(STEP) "      installing the build tools" $(PIP) -r requirements/build.txt
 	@$(BIN)/python -m pip list --format freeze 2> /dev/null | grep -E '^torch==' > .venv/torch.txt
 	@touch $@
 
@@ -75,9 +90,9 @@ $(STAMPS)/run: requirements/run.txt $(STAMPS)/torch
 	@$(STEP) "[3/4] installing the backends and the tools" $(PIP) -r requirements/run.txt
 	@touch $@
 
-$(STAMPS)/build: $(SOURCES) $(STAMPS)/run
-	@$(STEP) "[4/4] building csrc/" $(PIP) --no-build-isolation --no-deps --editable .
-	@mkdir -p .asv && touch $@
+$(STAMPS)/build: $(SOURCES) $(STAMPS)/run $(STAMPS)/build.choice
+	@$(STEP) "[4/4] building csrc/" env $$(cat $(STAMPS)/build.choice) $(PIP) --no-build-isolation --no-deps --editable .
+	@touch $@
 
 $(STAMPS)/test: requirements/test.txt $(STAMPS)/run
 	@$(STEP) "[+] installing the test tools" $(PIP) -r requirements/test.txt
