@@ -116,10 +116,11 @@ def convert(model: nn.Module, quantspec: QuantSpec) -> nn.Module:
         scale = _weight_scale(name, linear, quant, quantspec.activations.get(name))
         if id(linear) not in made:
             made[id(linear)] = Int8Linear.from_float(linear, scale).train(linear.training)
+    for name in quantspec.weights:  # only now: a refusal leaves the model as it was
         if not name:
-            return made[id(linear)]
+            return made[id(linears[name])]
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, made[id(linear)])
+        setattr(model.get_submodule(parent), child, made[id(linears[name])])
     return model.requires_grad_(False)
 
 

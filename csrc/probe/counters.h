@@ -9,13 +9,18 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
-#include <system_error>
 #include <utility>
 
 namespace pyprod::probe {
 
+// Becomes Python's OSError(code, message).
+struct CounterError {
+  int code;
+  std::string message;
+};
+
 // Cycles and instructions of the calling thread in user space, as one group so that both count over the same time.
-// Errors are std::system_error with the errno of perf_event_open(2).
+// Every member function throws CounterError.
 class Counters {
  public:
   Counters() {
@@ -58,9 +63,7 @@ class Counters {
  private:
   int cycles_ = -1, instructions_ = -1;
 
-  [[noreturn]] static void fail(int code, const std::string& message) {
-    throw std::system_error(code, std::system_category(), message);
-  }
+  [[noreturn]] static void fail(int code, const std::string& message) { throw CounterError{code, message}; }
 
   void control(unsigned long request) {
     if (ioctl(cycles_, request, PERF_IOC_FLAG_GROUP) != 0) fail(errno, "counters are closed");
@@ -83,8 +86,8 @@ class Counters {
       fail(code,
            "the kernel forbids hardware counters (set kernel.perf_event_paranoid to 2 or less, or grant CAP_PERFMON)");
     if (code == ENOENT || code == EOPNOTSUPP || code == ENODEV)
-      fail(code, "this machine has no hardware counters (usual in a virtual machine without a virtual PMU)");
-    fail(code, "perf_event_open failed");
+      fail(EOPNOTSUPP, "this machine has no hardware counters (usual in a virtual machine without a virtual PMU)");
+    fail(code, std::string("can't open hardware counters: ") + std::strerror(code));
   }
 };
 

@@ -58,9 +58,8 @@ PYBIND11_MODULE(_probe, m) {
   py::register_local_exception_translator([](std::exception_ptr p) {
     try {
       if (p) std::rethrow_exception(p);
-    } catch (const std::system_error& error) {
-      const std::string text = error.what();
-      PyErr_SetObject(PyExc_OSError, py::make_tuple(error.code().value(), text).ptr());
+    } catch (const probe::CounterError& error) {
+      PyErr_SetObject(PyExc_OSError, py::make_tuple(error.code, error.message).ptr());
     }
   });
   py::class_<probe::Counters>(m, "Counters", "Cycles and instructions of this thread in user space.")

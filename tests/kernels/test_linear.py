@@ -80,18 +80,18 @@ def test_a_row_that_is_not_finite_gives_nan_and_harms_no_other():
 
 
 def test_threads_change_nothing():
-    """Few rows (threads share the panels) and many (they share the rows); also 16 callers at once."""
+    """Few rows (threads share the panels) and many (they share the rows); also several callers at once."""
     before = torch.get_num_threads()
     try:
         for shape in [(1, 2000, 700), (5, 4100, 300), (300, 500, 200)]:
             x, w, scale, bias, _ = arguments(*shape)
             packed = pack_weight(w)
             reference = int8_linear_reference(x, w, scale, bias)
-            for threads in (1, 2, 3, 8):
+            for threads in (1, 2, 3):
                 torch.set_num_threads(threads)
                 assert torch.equal(int8_linear(x, packed, scale, bias), reference), (shape, threads)
-            with ThreadPoolExecutor(16) as pool:
-                calls = [pool.submit(int8_linear, x, packed, scale, bias) for _ in range(32)]
+            with ThreadPoolExecutor(4) as pool:
+                calls = [pool.submit(int8_linear, x, packed, scale, bias) for _ in range(8)]
                 assert all(torch.equal(call.result(), reference) for call in calls)
     finally:
         torch.set_num_threads(before)
