@@ -64,6 +64,8 @@ def cached(model: nn.Module, example: tuple[Tensor, ...], cache: Path) -> Export
         if dynamic.exists() or static.exists():
             path = dynamic if dynamic.exists() else static
             return Exported(path, known["seconds"][path.name], known["static_batch"])
+        for partial in cache.glob(f".*-{key}*"):  # of a process that was killed while it held the lock
+            partial.unlink()
         start = time.perf_counter()
         program, reason = trace(model, example, known.get("static_batch", ""))
         path = static if reason else dynamic
