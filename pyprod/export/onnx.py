@@ -69,6 +69,8 @@ def cached(model: nn.Module, example: tuple[Tensor, ...], cache: Path) -> Export
         dynamic, static = cache / f"{key}.onnx", cache / f"{key}-b{example[0].shape[0]}.onnx"
         path = dynamic if dynamic.name in known["seconds"] else static
         if path.name not in known["seconds"]:
+            for partial in cache.glob(f".*-{key}*"):  # of a process that was killed while it held the lock
+                partial.unlink()
             program, reason = trace(model, example, known["static_batch"])
             path = static if reason else dynamic
             write(program, path, dynamic_batch=not reason)

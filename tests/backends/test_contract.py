@@ -17,7 +17,8 @@ from pyprod.backends import Request, Runner
 from pyprod.backends._runner import RELU_HIDES_NAN
 from pyprod.types import PyprodError, Unavailable
 
-#: Relative L2 error against float32 eager that the arithmetic allows; `docs/backends.md` derives them.
+#: Relative L2 error against float32 eager. docs/backends.md derives them; int8 is tighter here than there, since two
+#: blocks of random weights have neither the encoder's depth nor its outliers: 1.3% x sqrt(12) layers = 4.5%.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 4e-3, "int8": 6e-2}
 
 HERE = [name for name, variant, why in backends.known("cpu") if variant and not why]

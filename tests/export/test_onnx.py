@@ -63,6 +63,15 @@ def test_one_file_serves_every_batch(tmp_path: Path) -> None:
         assert torch.allclose(run(exported.path, x), model(x), atol=1e-6)
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    model, x = seeded(Small()), (torch.randn(1, 4),)
+    partial = tmp_path / f".4711-{digest(model, x)}.onnx"
+    partial.write_bytes(b"half a file")
+    exported = cached(model, x, tmp_path)
+    assert not partial.exists()
+    onnx.checker.check_model(str(exported.path))
+
+
 def test_a_model_that_depends_on_its_batch_gets_a_file_for_each(tmp_path: Path) -> None:
     model = seeded(FixedBatch())
     files = {batch: cached(model, (torch.randn(batch, 4),), tmp_path) for batch in (2, 9)}
