@@ -6,13 +6,15 @@ torchao takes no foreign scales: weights are quantized per channel, activations 
 from __future__ import annotations
 
 from torch import nn
-from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
 
 from pyprod.backends import Request, Runner, Variant
 from pyprod.backends._inductor import compiled, no_compiler
 from pyprod.backends._runner import pickled_bytes, torch_device
 from pyprod.export.quiet import quiet
 from pyprod.types import Unavailable
+
+with quiet():
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
 
 VARIANTS = {
     "int8_dynamic": Variant("int8", "weights per channel, activations per token with scales found at run time"),

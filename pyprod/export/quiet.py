@@ -23,16 +23,26 @@ _KNOWN: tuple[tuple[str, type[Warning]], ...] = (
 )
 
 
+#: Loggers that warn of what is no fault of anybody here, and why.
+_LOGGERS = (
+    "torch.onnx._internal.exporter._registration",  # torchvision, of no use here, is not installed
+    "torchao",  # importing it: its CUDA libraries do not load on a CPU
+    "torch.utils._pytree",  # importing torchao 0.18: how it registers an Enum
+)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the warnings known to come from PyTorch's own code, and the ONNX exporter's search for torchvision."""
-    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = registration.level
-    registration.setLevel(logging.ERROR)
+    """Silence the warnings known to come from PyTorch's own code."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             for message, category in _KNOWN:
                 warnings.filterwarnings("ignore", message, category)
             yield
     finally:
-        registration.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
