@@ -61,7 +61,7 @@ weights: build ## Train again the weights that the project made itself
 	@$(BIN)/python -m pyprod.workloads train $(ARGS)
 
 asv: build ## Measure this commit with asv
-	@$(BIN)/asv run $(ARGS)
+	@env $$(cat $(STAMPS)/build.choice) $(BIN)/asv run $(ARGS)
 
 clean: ## Remove what was built; .venv too
 	@rm -rf .venv build dist .asv *.egg-info pyprod/*.so .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
@@ -71,7 +71,7 @@ $(STAMPS)/venv:
 	@$(STEP) "[1/4] making .venv" $(PYTHON) -m venv --clear .venv
 	@mkdir -p $(STAMPS) && touch $@
 
-# A choice holds until another is made: `make bench` after `make build TORCH=...` keeps that torch.
+# A choice that works holds until another is made: `make bench` after `make build TORCH=...` keeps that torch.
 $(STAMPS)/torch.choice: CHOICE = $(or $(TORCH),-r requirements/torch.txt)
 $(STAMPS)/torch.choice: MADE = $(TORCH)
 $(STAMPS)/build.choice: CHOICE = PYPROD_CUDA=$(or $(PYPROD_CUDA),auto) PYPROD_CUDA_ARCHS=$(PYPROD_CUDA_ARCHS)
@@ -81,7 +81,7 @@ $(STAMPS)/%.choice: FORCE | $(STAMPS)/venv
 
 $(STAMPS)/torch: requirements/torch.txt requirements/build.txt $(STAMPS)/torch.choice
 	@: > .venv/torch.txt
-	@$(STEP) "[2/4] installing torch" $(PIP) $$(cat $(STAMPS)/torch.choice)
+	@$(STEP) "[2/4] installing torch" $(PIP) $$(cat $(STAMPS)/torch.choice) || { rm $(STAMPS)/torch.choice; exit 2; }
 	@$(STEP) "      installing the build tools" $(PIP) -r requirements/build.txt
 	@$(BIN)/python -m pip list --format freeze 2> /dev/null | grep -E '^torch==' > .venv/torch.txt
 	@touch $@
@@ -91,7 +91,8 @@ $(STAMPS)/run: requirements/run.txt $(STAMPS)/torch
 	@touch $@
 
 $(STAMPS)/build: $(SOURCES) $(STAMPS)/run $(STAMPS)/build.choice
-	@$(STEP) "[4/4] building csrc/" env $$(cat $(STAMPS)/build.choice) $(PIP) --no-build-isolation --no-deps --editable .
+	@$(STEP) "[4/4] building csrc/" env $$(cat $(STAMPS)/build.choice) \
+		$(PIP) --no-build-isolation --no-deps --editable . || { rm $(STAMPS)/build.choice; exit 2; }
 	@touch $@
 
 $(STAMPS)/test: requirements/test.txt $(STAMPS)/run

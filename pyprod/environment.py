@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.metadata
+import math
 import os
 import platform
 import re
@@ -154,12 +155,23 @@ def cpu(root: Path = ROOT) -> dict[str, Any]:
 
 
 def limits(root: Path = ROOT) -> dict[str, Any]:
-    """What the control group (v2) allows: "max" is no limit; null where there is no such file."""
-    group = root / "sys/fs/cgroup"
+    """What control groups (v2) allow, the tightest of this process's own and all above it.
+
+    "max" is no limit; null where there is no such file.
+    """
+    top = root / "sys/fs/cgroup"
+    own = re.search(r"^0::/(.*)$", _text(root / "proc/self/cgroup") or "", re.MULTILINE)
+    # In a container the path may be that of the host, which is not there: the top is then the container's own group.
+    group = top / (own.group(1) if own else "")
+    groups = [group, *(parent for parent in group.parents if parent.is_relative_to(top))]
+
+    def tightest(name: str) -> str | None:
+        return min(filter(None, (_text(group / name) for group in groups)), key=_amount, default=None)
+
     return {
-        "cgroup_cpu_quota": _text(group / "cpu.max"),
-        "cgroup_cpus": _text(group / "cpuset.cpus.effective"),
-        "cgroup_memory": _text(group / "memory.max"),
+        "cgroup_cpu_quota": tightest("cpu.max"),
+        "cgroup_cpus": next(filter(None, (_text(group / "cpuset.cpus.effective") for group in groups)), None),
+        "cgroup_memory": tightest("memory.max"),
     }
 
 
@@ -228,6 +240,12 @@ def _virtualization(root: Path) -> str | None:
     if "hypervisor" in (_cpuinfo(root).get("flags") or "").split():
         return _text(root / "sys/hypervisor/type") or _text(root / "sys/class/dmi/id/sys_vendor") or "hypervisor"
     return None
+
+
+def _amount(limit: str) -> float:
+    """Bytes of "1073741824", CPUs of "150000 100000" (quota and period, µs), infinity of "max"."""
+    number, *period = limit.split()
+    return math.inf if number == "max" else float(number) / float(period[0] if period else 1)
 
 
 def _version(package: str) -> str | None:

@@ -73,6 +73,32 @@ def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:
     assert found["memory"]["huge_pages"] is None
 
 
+def test_the_tightest_limit_of_the_groups_we_are_in(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        proc__self__cgroup="1:cpu:/old\n0::/a.slice/b.scope\n",
+        **{
+            "sys__fs__cgroup__cpuset.cpus.effective": "0-7\n",
+            "sys__fs__cgroup__a.slice__cpu.max": "150000 100000\n",
+            "sys__fs__cgroup__a.slice__memory.max": "max\n",
+            "sys__fs__cgroup__a.slice__b.scope__cpu.max": "max 100000\n",
+            "sys__fs__cgroup__a.slice__b.scope__memory.max": "1073741824\n",
+            "sys__fs__cgroup__other__memory.max": "1\n",
+        },
+    )
+    assert environment.limits(tmp_path) == {
+        "cgroup_cpu_quota": "150000 100000",
+        "cgroup_cpus": "0-7",
+        "cgroup_memory": "1073741824",
+    }
+
+
+def test_a_container_sees_its_own_group_at_the_top(tmp_path: Path) -> None:
+    write(tmp_path, proc__self__cgroup="0::/docker/8f2a\n", **{"sys__fs__cgroup__memory.max": "512\n"})
+    assert environment.limits(tmp_path)["cgroup_memory"] == "512"
+    assert environment.limits(tmp_path)["cgroup_cpu_quota"] is None
+
+
 def test_one_cpu_per_core_before_its_siblings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     siblings = {0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}
     for number, text in siblings.items():
