@@ -1,4 +1,4 @@
-"""The Lee corpora: short English news texts of 2000 to 2002, 50 of them compared in pairs by people."""
+"""The Lee corpora: short English news texts, 50 of them compared in pairs by people."""
 
 from __future__ import annotations
 

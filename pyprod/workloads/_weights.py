@@ -50,6 +50,6 @@ def trained(name: str) -> dict[str, Tensor]:
         PyprodError: the file is not there, or is not the one that was committed.
     """
     path = FOLDER / f"{name}.safetensors"
-    check(path, json.loads(DIGESTS.read_text())[path.name], f"python -m pyprod.workloads train {name}")
+    check(path, json.loads(DIGESTS.read_text()).get(path.name, "none"), f"python -m pyprod.workloads train {name}")
     tensors: dict[str, Tensor] = load_file(path)
     return tensors

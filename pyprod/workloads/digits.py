@@ -15,7 +15,7 @@ from pyprod.workloads import Workload, _assets, _train, _weights
 from pyprod.workloads._resnet import ResNet
 from pyprod.workloads._score import correct
 
-TRAIN_ROWS = 1_197  # of 1,797; the rows are in the order of their writers, so most of the last 600 come from others
+TRAIN_ROWS = 1_197  # of 1,797, in the order of the file
 CALIBRATION_ROWS = 64
 ASSETS = ()
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from pyprod import discover, workloads
 from pyprod.types import Evaluation, Unavailable
-from pyprod.workloads import Workload
+from pyprod.workloads import Workload, _llama
 
 # What docs/workloads.md states. Other CPUs and thread counts change the last digits only: the bands are that wide.
 METRIC = {
@@ -27,6 +27,10 @@ METRIC = {
 }
 NAMES = discover.names("pyprod.workloads")
 SMALL = ("digits", "encoder", "fashion_mnist", "sentiment", "tabular")
+
+
+# torch 2.13 discourages TorchScript; it is one of the forms that pyprod measures.
+TRACING_IS_MEASURED = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 
 @cache
@@ -100,11 +104,25 @@ def test_a_batch_larger_than_the_set_repeats_its_rows(name: str) -> None:
         assert torch.equal(example[-1], inputs[0])
 
 
-# torch 2.13 discourages TorchScript; it is one of the forms that pyprod measures.
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@TRACING_IS_MEASURED
 @pytest.mark.parametrize("name", SMALL)
 def test_exports_and_traces(name: str) -> None:
-    module, example = model(name), load(name).example(2)
+    _export_and_trace(model(name), load(name).example(2))
+
+
+@TRACING_IS_MEASURED
+@pytest.mark.parametrize("kind", [_llama.Decoder, _llama.DecoderStep])
+def test_a_decoder_exports_and_traces(kind: type[_llama.Decoder], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 2 layers and few words: the other 28 layers are the same code, and take minutes to export."""
+    monkeypatch.setattr(_llama, "LAYERS", 2)
+    monkeypatch.setattr(_llama, "VOCABULARY", 100)
+    module, ids = kind(16).eval(), torch.arange(32).view(2, 16)
+    with torch.no_grad():
+        cache = _llama.Decoder.prefill(module, ids[:, :-1])[1]
+    _export_and_trace(module, (ids[:, -1:], cache) if kind is _llama.DecoderStep else (ids,))
+
+
+def _export_and_trace(module: nn.Module, example: tuple[torch.Tensor, ...]) -> None:
     with torch.no_grad():
         expected = module(*example)
         traced = torch.jit.trace(module, example)(*example)
