@@ -21,7 +21,7 @@ from pyprod.workloads import Workload
 #: How far the output may be from float32 eager, as relative L2 error. Wide enough for honest rounding of each
 #: arithmetic through tens of layers, narrow enough for a wrong weight, axis or mask (an output of zeros has error 1);
 #: what quantization costs is judged by the accuracy metric on real data, not by this.
-TOLERANCE: Mapping[str, float] = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2, "int8": 0.7}
+TOLERANCE: Mapping[str, float] = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2, "int8": 0.7}
 
 
 def payload(candidate: Candidate, cache: Path) -> dict[str, Any]:
