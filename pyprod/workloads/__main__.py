@@ -44,6 +44,7 @@ def train(name: str, module: ModuleType) -> str:
     old = path.read_bytes() if path.is_file() else b""
     part = path.with_suffix(".part")
     save_file({key: tensor.contiguous() for key, tensor in module.train().state_dict().items()}, part)
+    part.chmod(0o644)  # safetensors writes for the owner only
     part.replace(path)
     digests = json.loads(_weights.DIGESTS.read_text()) if _weights.DIGESTS.is_file() else {}
     part = _weights.DIGESTS.with_suffix(".part")
