@@ -34,7 +34,8 @@ class Settings:
     """How long and how often to measure.
 
     Attributes:
-        rounds: interleaved rounds per heat.
+        rounds: interleaved rounds per heat. Many short ones: a neighbor's burst lasts for seconds, spoils the rounds
+            it falls into, and the interval trims those away as long as they are few.
         slice_s: seconds that one candidate is timed in one round.
         max_samples: at most so many calls per slice (a short slice says less than a record full of 10 µs calls costs).
         warmup_s: upper limit of the warm-up, seconds.
@@ -42,9 +43,9 @@ class Settings:
         seed: of the random order of the rounds.
     """
 
-    rounds: int = 10
-    slice_s: float = 0.25
-    max_samples: int = 300
+    rounds: int = 20
+    slice_s: float = 0.12
+    max_samples: int = 200
     warmup_s: float = 2.0
     timeout_s: float = 600.0
     seed: int = 0
