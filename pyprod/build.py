@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyprod import backends, workloads
+from pyprod import backends, environment, workloads
 from pyprod.backends import Request, Runner, Variant
 from pyprod.measure.subject import Observation
 from pyprod.types import Candidate, Mismatch
@@ -119,10 +120,12 @@ class CandidateSubject:
             torch.cuda.reset_peak_memory_stats()
 
     def memory(self) -> list[Observation]:
-        """Peak of torch's CUDA allocator; other runtimes' device memory does not pass through it."""
+        """Device memory that this process holds (NVML), and the peak of torch's allocator, which others pass by."""
         if self._candidate.device != "cuda":
             return []
-        return [Observation("gpu_memory", "bytes", [torch.cuda.max_memory_allocated()], {"by": "torch allocator"})]
+        observations = [Observation("gpu_allocator_peak", "bytes", [torch.cuda.max_memory_allocated()])]
+        held = environment.gpu_memory(os.getpid())
+        return observations if held is None else [*observations, Observation("gpu_memory", "bytes", [held])]
 
     @property
     def call(self) -> Callable[[], object]:

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -183,16 +183,16 @@ def huge_pages(root: Path = ROOT) -> str | None:
 
 def gpus() -> list[dict[str, Any]]:
     """Every NVIDIA GPU that the driver shows: name, memory, driver, clocks (MHz), power limit (W), ECC, MIG."""
-    try:
-        import pynvml as nvml
+    with _devices() as (nvml, handles):
+        return [_gpu(nvml, handle) for handle in handles]
 
-        nvml.nvmlInit()
-    except Exception:  # no package, no driver, no device: NVML has an exception type for each
-        return []
-    try:
-        return [_gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(nvml.nvmlDeviceGetCount())]
-    finally:
-        nvml.nvmlShutdown()
+
+def gpu_memory(pid: int) -> int | None:
+    """Bytes of device memory that a process holds on all GPUs, whatever runtime took them; None if NVML can't say."""
+    with _devices() as (nvml, handles):
+        running = [p for h in handles for p in _attempt(lambda h=h: nvml.nvmlDeviceGetComputeRunningProcesses(h)) or ()]
+    held = [p.usedGpuMemory for p in running if p.pid == pid and p.usedGpuMemory is not None]
+    return sum(held) if held else None
 
 
 def commit(checkout: Path = CHECKOUT) -> dict[str, Any]:
@@ -202,6 +202,22 @@ def commit(checkout: Path = CHECKOUT) -> dict[str, Any]:
     git = ["git", "-C", str(checkout)]
     status = _output([*git, "status", "--porcelain", "--untracked-files=no"])
     return {"revision": _first_line([*git, "rev-parse", "HEAD"]), "dirty": None if status is None else bool(status)}
+
+
+@contextlib.contextmanager
+def _devices() -> Iterator[tuple[Any, list[Any]]]:
+    """NVML and a handle of each GPU; no handle where there is no driver."""
+    try:
+        import pynvml as nvml
+
+        nvml.nvmlInit()
+    except Exception:  # no package, no driver, no device: NVML has an exception type for each
+        yield None, []
+        return
+    try:
+        yield nvml, [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+    finally:
+        nvml.nvmlShutdown()
 
 
 def _gpu(nvml: Any, handle: Any) -> dict[str, Any]:

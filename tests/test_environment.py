@@ -123,3 +123,7 @@ def test_the_commit_and_whether_the_tree_differs_from_it(tmp_path: Path) -> None
     assert clean["dirty"] is False
     write(tmp_path, file="two")
     assert environment.commit(tmp_path) == {**clean, "dirty": True}
+
+
+def test_gpu_memory_of_a_process_that_holds_none() -> None:
+    assert environment.gpu_memory(os.getpid()) is None
