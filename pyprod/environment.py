@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,8 @@ def gpus() -> list[dict[str, Any]]:
 def gpu_memory(pid: int) -> int | None:
     """Bytes of device memory that a process holds on all GPUs, whatever runtime took them; None if NVML can't say."""
     with _devices() as (nvml, handles):
-        running = [p for h in handles for p in _attempt(lambda h=h: nvml.nvmlDeviceGetComputeRunningProcesses(h)) or ()]
+        each = (_attempt(partial(nvml.nvmlDeviceGetComputeRunningProcesses, handle)) for handle in handles)
+        running = [process for processes in each for process in processes or ()]
     held = [p.usedGpuMemory for p in running if p.pid == pid and p.usedGpuMemory is not None]
     return sum(held) if held else None
 

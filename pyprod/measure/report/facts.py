@@ -31,16 +31,17 @@ def headline(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
     cpu = next((facts[p] for p in facts if p.startswith("cpu") and p.rpartition(".")[2] in ("model", "name")), "")
     gpu = next((facts[p] for p in facts if p.startswith("gpu") and p.rpartition(".")[2] in ("model", "name")), "")
     torch = next((facts[p] for p in facts if p.rpartition(".")[2] == "torch"), "")
-    dirty = " + uncommitted changes" if environment.get("dirty") else ""
-    commit = f"{str(environment['commit'])[:10]}{dirty}" if environment.get("commit") else ""
+    dirty = " + uncommitted changes" if facts.get("commit.dirty") == "yes" else ""
+    revision = facts.get("commit.revision", digits.MISSING)
+    commit = "" if revision == digits.MISSING else revision[:10] + dirty
     date = str(environment.get("date") or "")
     found = [("CPU", cpu), ("GPU", gpu), ("torch", torch), ("Commit", commit), ("Date", date)]
     return [(name, value) for name, value in found if value]
 
 
-def command(environment: Mapping[str, Any]) -> str:
+def command(plan: Mapping[str, Any]) -> str:
     """The command that made the record, as it was typed; empty when the record does not say."""
-    typed = environment.get("command") or ""
+    typed = plan.get("command") or ""
     return " ".join(map(str, typed)) if _is_list(typed) else str(typed)
 
 

@@ -31,15 +31,15 @@ def to_html(measurements: Sequence[Measurement], environment: Mapping[str, Any],
     """The whole page.
 
     Args:
-        environment: the machine's fingerprint, nested JSON values of any shape; `cpu.model`, `versions.torch`,
-            `commit`, `dirty`, `date` and `command` are shown on top where they are.
-        plan: settings of the run, nested JSON values.
+        environment: the machine's fingerprint, nested JSON values of any shape; `cpu.model`, `packages.torch`,
+            `commit.revision`, `commit.dirty` and `date` are shown on top where they are.
+        plan: settings of the run, nested JSON values; `command` is what was typed.
     """
     frame, record = summarize(measurements), Record(measurements)
     page = {
         "title": _title(frame),
         "headline": facts.headline(environment),
-        "command": facts.command(environment),
+        "command": facts.command(plan),
         "environment": list(facts.flatten(dict(environment))),
         "plan": list(facts.flatten(dict(plan))),
         "counts": _counts(frame),

@@ -18,7 +18,7 @@ def to_markdown(
     """A whole document. `frame` is from `summarize`; `sort` as in `to_text`."""
     lines = ["# Benchmark report", ""]
     lines += [f"- {name}: {_inline(value)}" for name, value in facts.headline(environment)]
-    if typed := facts.command(environment):
+    if typed := facts.command(plan):
         lines += [f"- Command: `{typed}`"]
     lines += [f"- Plan: {_inline(', '.join(f'{path} {value}' for path, value in facts.flatten(dict(plan))))}", ""]
     lines += [to_markdown_tables(frame, sort)]

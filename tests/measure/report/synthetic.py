@@ -57,9 +57,7 @@ FAILURES = [
 WORKLOADS = {"encoder": ("sentence", 128, 40e6, 90.9e6), "digits": ("image", None, 0.3e6, 0.31e6)}
 ENVIRONMENT = {
     "date": "2026-11-23T20:53:00Z",
-    "command": "pyprod bench encoder digits --batch 1,8,32 --threads 2 --rounds 10 --seed 7",
-    "commit": "6220bc2f0c7de5f0b4f3b1a1a9d6f4b1d1d2a3c4",
-    "dirty": False,
+    "commit": {"revision": "6220bc2f0c7de5f0b4f3b1a1a9d6f4b1d1d2a3c4", "dirty": False},
     "cpu": {
         "model": "AMD EPYC 9R14",
         "cores": 2,
@@ -71,9 +69,17 @@ ENVIRONMENT = {
     "gpus": [],
     "driver": None,
     "kernel": "Linux 6.1.0 x86_64",
-    "versions": {"python": "3.11.2", "torch": "2.13.0+cpu", "onnxruntime": "1.31.1", "openvino": "2026.4.0"},
+    "packages": {"python": "3.11.2", "torch": "2.13.0+cpu", "onnxruntime": "1.31.1", "openvino": "2026.4.0"},
 }
-PLAN = {"rounds": 10, "seed": 7, "min_time_s": 0.2, "workloads": ["encoder", "digits"], "batches": [1, 8, 32]}
+COMMAND = "pyprod bench encoder digits --batch 1 8 32 --threads 2 --rounds 10 --seed 7"
+PLAN = {
+    "command": COMMAND.split(),
+    "rounds": 10,
+    "seed": 7,
+    "min_time_s": 0.2,
+    "workloads": ["encoder", "digits"],
+    "batches": [1, 8, 32],
+}
 
 
 def record(seed=7, batches=(1, 8, 32), rounds=10, calls=20, documents=30):

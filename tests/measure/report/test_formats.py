@@ -118,7 +118,7 @@ def test_markdown_has_a_well_formed_row_for_every_candidate(frame):
     assert len(rows) == len(frame) + 2 * 6
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {10}
     assert "AMD EPYC 9R14" in text
-    assert f"`{synthetic.ENVIRONMENT['command']}`" in text
+    assert f"`{synthetic.COMMAND}`" in text
     assert all(point.title in text for point in report.BIASES)
 
 
@@ -215,8 +215,8 @@ def test_html_names_the_fastest_form_that_keeps_its_accuracy(page, frame):
 
 
 def test_html_escapes_everything_that_was_measured(small):
-    environment = {"cpu": {"model": HOSTILE}, "command": HOSTILE, "commit": "<b>"}
-    page = report.to_html(hostile(small), environment, {"name": HOSTILE})
+    environment = {"cpu": {"model": HOSTILE}, "commit": {"revision": "<b>", "dirty": True}}
+    page = report.to_html(hostile(small), environment, {"name": HOSTILE, "command": [HOSTILE]})
     assert parse(page).counts["script"] == 1
     assert "<script>alert" not in page
     assert page.count("&lt;script&gt;alert") >= 5
