@@ -125,7 +125,12 @@ def measure(
 
 
 def create(plan: Plan, root: Path) -> Path:
-    """Make a new record under `root` that holds the plan and the machine; `resume` fills it."""
+    """Make a new record under `root` that holds the plan and the machine; `resume` fills it.
+
+    Raises:
+        PyprodError: the plan asks for more threads than there are CPUs.
+    """
+    slots(max(c.threads for c in plan.candidates))
     name = f"{datetime.date.today().isoformat()}-{environment.machine()}"
     return store.create(root, name, environment.fingerprint(), plan.to_json())
 

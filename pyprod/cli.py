@@ -93,6 +93,7 @@ def bench(options: argparse.Namespace) -> int:
     from pyprod import bench as bench_
     from pyprod.progress import Bar
 
+    report.resolve(options.sort)  # a misspelt column is said now, not in six minutes
     path = options.resume or bench_.create(bench_.Plan(_candidates(options), _chosen_settings(options)), options.out)
     interrupted = False
     try:

@@ -85,6 +85,24 @@ def test_a_run_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "eager.bf16" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--threads", "4096"], "4096 threads asked for"),
+        (["--sort", "latensy"], "unknown column 'latensy' to sort by; did you mean 'latency'"),
+        (["--backend", "eagre"], "unknown backend 'eagre'"),
+    ],
+)
+def test_what_is_refused_leaves_no_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert cli.main(["bench", *QUICK, *arguments, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_measured_is_told_by_the_exit_code(tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("def build():\n    raise RuntimeError('no such luck')\n")

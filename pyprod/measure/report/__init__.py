@@ -14,7 +14,7 @@ from typing import Any
 
 from pyprod.measure import store
 from pyprod.measure.report.biases import BIASES, HOW_TAKEN
-from pyprod.measure.report.columns import COLUMNS
+from pyprod.measure.report.columns import COLUMNS, resolve
 from pyprod.measure.report.export import to_csv, to_json, to_parquet
 from pyprod.measure.report.frame import summarize
 from pyprod.measure.report.html import to_html
@@ -28,6 +28,7 @@ __all__ = [
     "FORMATS",
     "HOW_TAKEN",
     "render",
+    "resolve",
     "summarize",
     "to_csv",
     "to_html",

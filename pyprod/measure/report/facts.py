@@ -45,6 +45,11 @@ def command(plan: Mapping[str, Any]) -> str:
     return " ".join(map(str, typed)) if _is_list(typed) else str(typed)
 
 
+def settings(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How it was measured: the plan without the command, and without the candidates, which the tables show."""
+    return list(flatten({key: value for key, value in plan.items() if key not in ("command", "candidates")}))
+
+
 def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 

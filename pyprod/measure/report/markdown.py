@@ -20,7 +20,7 @@ def to_markdown(
     lines += [f"- {name}: {_inline(value)}" for name, value in facts.headline(environment)]
     if typed := facts.command(plan):
         lines += [f"- Command: `{typed}`"]
-    lines += [f"- Plan: {_inline(', '.join(f'{path} {value}' for path, value in facts.flatten(dict(plan))))}", ""]
+    lines += [f"- Plan: {_inline(', '.join(f'{path} {value}' for path, value in facts.settings(plan)))}", ""]
     lines += [to_markdown_tables(frame, sort)]
     lines += ["## Known biases", ""]
     lines += [f"- **{point.title}.** {point.text}" for point in BIASES]

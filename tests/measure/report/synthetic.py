@@ -74,6 +74,7 @@ ENVIRONMENT = {
 COMMAND = "pyprod bench encoder digits --batch 1 8 32 --threads 2 --rounds 10 --seed 7"
 PLAN = {
     "command": COMMAND.split(),
+    "candidates": ["encoder/base/listed.once/cpu/b1/t2"],
     "rounds": 10,
     "seed": 7,
     "min_time_s": 0.2,

@@ -119,6 +119,8 @@ def test_markdown_has_a_well_formed_row_for_every_candidate(frame):
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {10}
     assert "AMD EPYC 9R14" in text
     assert f"`{synthetic.COMMAND}`" in text
+    assert "rounds 10" in text
+    assert "listed.once" not in text
     assert all(point.title in text for point in report.BIASES)
 
 
