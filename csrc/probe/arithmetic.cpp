@@ -38,7 +38,7 @@ struct alignas(64) Noise {
 constexpr Noise<0xffff, 0> kBytes;
 constexpr Noise<0x807f, 0x3f00> kFloats;
 
-// `before` fills registers 0 (up to `last`) with zeros and the operands with noise, `body` runs `passes` times.
+// `before` zeroes the accumulators and fills the operands from `data`, then `body` runs `passes` times.
 #define LOOP(data, before, body, clobber)                               \
   asm volatile(before "1:\n" body "dec %[passes]\n jnz 1b\n vzeroupper" \
                : [passes] "+r"(passes)                                  \
