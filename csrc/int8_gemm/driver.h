@@ -1,12 +1,11 @@
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <new>
 
+#include "common/parallel.h"
 #include "int8_gemm/path.h"
 
 // Blocking and threads, the same for every path.
@@ -53,21 +52,20 @@ class Driver {
 
   void run() const {
     if (m_ == 0 || n_ == 0) return;
-    const int64_t threads = torch::stable::get_num_threads(), panels = ceil_div(n_, kPanel);
+    const int64_t threads = num_threads(), panels = ceil_div(n_, kPanel);
     if (m_ >= 2 * threads * path_.tile_rows) {
       const int64_t grain = ceil_div(kGrain, std::max<int64_t>(1, n_ * k_));
-      torch::stable::parallel_for(0, m_, grain, [&](int64_t begin, int64_t end) { row_range(begin, end, panels); });
+      parallel_for(0, m_, grain, [&](int64_t begin, int64_t end) { row_range(begin, end, panels); });
       return;
     }
     // Few rows: all of them are prepared first, then the threads share the panels.
     char* rows = workspace(static_cast<size_t>(m_ * stride_));
     const int64_t row_grain = ceil_div(kGrain / 16, std::max<int64_t>(1, k_));  // preparing costs ~16 MACs an element
-    torch::stable::parallel_for(0, m_, row_grain, [&](int64_t begin, int64_t end) {
+    parallel_for(0, m_, row_grain, [&](int64_t begin, int64_t end) {
       for (int64_t m = begin; m < end; ++m) prepare_(m, rows + m * stride_);
     });
     const int64_t panel_grain = ceil_div(kGrain, std::max<int64_t>(1, m_ * k_ * kPanel));
-    torch::stable::parallel_for(0, panels, panel_grain,
-                                [&](int64_t begin, int64_t end) { block(rows, 0, m_, begin, end); });
+    parallel_for(0, panels, panel_grain, [&](int64_t begin, int64_t end) { block(rows, 0, m_, begin, end); });
   }
 
  private:
