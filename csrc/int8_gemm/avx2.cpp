@@ -68,7 +68,16 @@ TARGET void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, 
 
 }  // namespace
 
-const Path kAvx2 = {"avx2", supported, kRows, sizeof(int16_t), prepare, prepare_quantized, quantize, tile, finish};
+const Path kAvx2 = {.name = "avx2",
+                    .supported = supported,
+                    .tile_rows = kRows,
+                    .row_unit = 1,
+                    .activation_bytes = sizeof(int16_t),
+                    .prepare = prepare,
+                    .prepare_quantized = prepare_quantized,
+                    .quantize = quantize,
+                    .tile = tile,
+                    .finish = finish};
 
 }  // namespace pyprod::int8_gemm
 

@@ -88,8 +88,16 @@ TARGET void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, 
 
 }  // namespace
 
-const Path kAvx512Vnni = {"avx512_vnni",     supported, kRows, sizeof(uint8_t), prepare,
-                          prepare_quantized, quantize,  tile,  finish};
+const Path kAvx512Vnni = {.name = "avx512_vnni",
+                          .supported = supported,
+                          .tile_rows = kRows,
+                          .row_unit = 1,
+                          .activation_bytes = sizeof(uint8_t),
+                          .prepare = prepare,
+                          .prepare_quantized = prepare_quantized,
+                          .quantize = quantize,
+                          .tile = tile,
+                          .finish = finish};
 
 }  // namespace pyprod::int8_gemm
 

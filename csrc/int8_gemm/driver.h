@@ -90,16 +90,17 @@ class Driver {
     }
   }
 
-  // `count` prepared rows, the first of which is row m, against panels [begin, end). The rows are shared out evenly
-  // between the tiles: a last tile of one row would run at a quarter of the speed.
+  // `count` prepared rows, the first of which is row m, against panels [begin, end). With a row unit of 1 the rows are
+  // shared out evenly between the tiles: a last tile of one row would run at a quarter of the speed.
   void block(const char* rows, int64_t m, int64_t count, int64_t begin, int64_t end) const {
     const int64_t step = std::max<int64_t>(1, kWeightBlock / panel_bytes(k_));
-    const int64_t tiles = ceil_div(count, path_.tile_rows);
+    const int64_t tiles = ceil_div(count, path_.tile_rows), units = ceil_div(count, path_.row_unit);
+    const TileScope scope(path_);
     alignas(64) int32_t acc[kMaxTileRows * kPanel];
     for (int64_t first = begin; first < end; first += step) {
       for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t r = t * count / tiles;
-        const int height = static_cast<int>((t + 1) * count / tiles - r);
+        const int64_t r = t * units / tiles * path_.row_unit;
+        const int height = static_cast<int>(std::min((t + 1) * units / tiles * path_.row_unit, count) - r);
         for (int64_t p = first; p < std::min(end, first + step); ++p) {
           path_.tile(height, rows + r * stride_, stride_, packed_ + p * panel_bytes(k_), k_, acc);
           finish_(m + r, height, p * kPanel, static_cast<int>(std::min<int64_t>(kPanel, n_ - p * kPanel)), acc);

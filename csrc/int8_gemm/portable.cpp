@@ -37,7 +37,15 @@ void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const i
 
 }  // namespace
 
-const Path kPortable = {"portable",        supported, kRows, sizeof(int8_t), prepare,
-                        prepare_quantized, quantize,  tile,  finish};
+const Path kPortable = {.name = "portable",
+                        .supported = supported,
+                        .tile_rows = kRows,
+                        .row_unit = 1,
+                        .activation_bytes = sizeof(int8_t),
+                        .prepare = prepare,
+                        .prepare_quantized = prepare_quantized,
+                        .quantize = quantize,
+                        .tile = tile,
+                        .finish = finish};
 
 }  // namespace pyprod::int8_gemm

@@ -1,0 +1,182 @@
+// AMX-INT8: tdpbssd multiplies signed bytes, 16 rows by 16 channels by 64 k in an instruction, so activations stay int8
+// and the panel's first row (layout.h) is not needed. A panel is two tiles of weights, read in place.
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "common/cpu_features.h"
+#include "int8_gemm/rows.h"
+
+#define TARGET \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-int8,prefer-vector-width=512")))
+
+namespace pyprod::int8_gemm {
+namespace {
+
+constexpr int kRows = 32;                    // 2 x 2 tiles of sums, 2 of activations, 2 of weights: all eight
+constexpr int kHalf = 16;                    // rows and channels of a tile
+constexpr int kStep = 64;                    // k of a tile
+constexpr int kStepWords = kStep / 4;        // a panel's rows in a tile of weights
+constexpr int64_t kAccBytes = kPanel * 4;    // a row of sums
+
+// The instructions as they are; GCC 12's own macros don't tell the compiler that they read memory.
+#define TILE_ZERO(t) __asm__ volatile("tilezero %%tmm" #t ::)
+#define TILE_LOAD(t, base, stride) \
+  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"(base), "r"(static_cast<int64_t>(stride)) : "memory")
+// With a hint that the data won't be needed in L1: weights that stream through must not evict the activations.
+#define TILE_LOAD_ONCE(t, base, stride) \
+  __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #t ::"r"(base), "r"(static_cast<int64_t>(stride)) : "memory")
+#define TILE_STORE(t, base, stride) \
+  __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(base), "r"(static_cast<int64_t>(stride)) : "memory")
+#define TILE_MULTIPLY(sums, a, b) __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #sums ::)
+
+// Linux gives the tile registers (8 KB of state a thread) only to processes that ask: arch/x86/xstate.rst.
+bool permitted() {
+  constexpr int64_t kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+bool supported() {
+  const CpuFeatures has = detect_cpu();
+  return has.avx512f && has.avx512bw && has.avx512dq && has.avx512vl && has.amx_tile && has.amx_int8 && permitted();
+}
+
+// What ldtilecfg reads (Intel SDM volume 1, 18.2.2): bytes a row and rows of each tile.
+struct alignas(64) TileConfig {
+  uint8_t palette = 1;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+// Of this thread: the height its tiles are configured for, 0: not configured.
+thread_local int configured_rows = 0;
+thread_local bool opened = false;
+
+// Sums are tiles 0 to 3 (rows 0-15, 0-15, 16-31, 16-31), activations 4 and 5, weights 6 and 7.
+void configure(int rows) {
+  if (configured_rows == rows) return;
+  TileConfig config;
+  const int height[] = {std::min(rows, kHalf), std::max(rows - kHalf, 0)};
+  for (int t = 0; t < 8; ++t) {
+    const int tall = t >= 6 ? kHalf : height[t == 2 || t == 3 || t == 5];
+    config.rows[t] = static_cast<uint8_t>(tall);
+    config.row_bytes[t] = tall > 0 ? kStep : 0;
+  }
+  __asm__ volatile("ldtilecfg %0" ::"m"(config) : "memory");
+  configured_rows = rows;
+}
+
+void release() {
+  if (configured_rows != 0) __asm__ volatile("tilerelease" ::);
+  configured_rows = 0;
+}
+
+void open() { opened = true; }
+
+void close() {
+  release();
+  opened = false;
+}
+
+TARGET void prepare(const int8_t* a, int64_t k, void* prepared) {
+  prepare_row<int8_t, 0>(a, k, static_cast<int8_t*>(prepared));
+}
+
+TARGET float prepare_quantized(Float type, const void* x, int64_t k, void* prepared) {
+  return prepare_quantized_row<int8_t, 0>(type, x, k, static_cast<int8_t*>(prepared));
+}
+
+TARGET float quantize(Float type, const void* x, int64_t k, int8_t* q) {
+  return quantize_row<int8_t, 0>(type, x, k, q);
+}
+
+// One step of up to 16 rows: adds a[rows, 64] * weights to the sums.
+PYPROD_INLINE void step_low(const char* a, int64_t stride, const int8_t* weights) {
+  TILE_LOAD(4, a, stride);
+  TILE_LOAD_ONCE(6, weights, kRowBytes);
+  TILE_MULTIPLY(0, 4, 6);
+  TILE_LOAD_ONCE(7, weights + kStep, kRowBytes);
+  TILE_MULTIPLY(1, 4, 7);
+}
+
+PYPROD_INLINE void step_full(const char* a, int64_t stride, const int8_t* weights) {
+  TILE_LOAD(4, a, stride);
+  TILE_LOAD(5, a + kHalf * stride, stride);
+  TILE_LOAD_ONCE(6, weights, kRowBytes);
+  TILE_MULTIPLY(0, 4, 6);
+  TILE_MULTIPLY(2, 5, 6);
+  TILE_LOAD_ONCE(7, weights + kStep, kRowBytes);
+  TILE_MULTIPLY(1, 4, 7);
+  TILE_MULTIPLY(3, 5, 7);
+}
+
+// The last words of a panel, zeros after them: a tile read in place would reach beyond the weight.
+PYPROD_INLINE void copy_tail(const int8_t* weights, int64_t words, int8_t* tail) {
+  std::memcpy(tail, weights, static_cast<size_t>(words * kRowBytes));
+  std::memset(tail + words * kRowBytes, 0, static_cast<size_t>((kStepWords - words) * kRowBytes));
+}
+
+template <bool kFull>
+PYPROD_INLINE void multiply(const char* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc) {
+  TILE_ZERO(0);
+  TILE_ZERO(1);
+  if constexpr (kFull) {
+    TILE_ZERO(2);
+    TILE_ZERO(3);
+  }
+  const auto step = kFull ? step_full : step_low;
+  const int8_t* weights = panel + kRowBytes;
+  int64_t words = ceil_div(k, 4);
+  for (; words >= kStepWords; words -= kStepWords, a += kStep, weights += kStepWords * kRowBytes) {
+    step(a, stride, weights);
+  }
+  if (words > 0) {
+    alignas(64) int8_t tail[kStepWords * kRowBytes];
+    copy_tail(weights, words, tail);
+    step(a, stride, tail);
+  }
+  TILE_STORE(0, acc, kAccBytes);
+  TILE_STORE(1, acc + kHalf, kAccBytes);
+  if constexpr (kFull) {
+    TILE_STORE(2, acc + kHalf * kPanel, kAccBytes);
+    TILE_STORE(3, acc + kHalf * kPanel + kHalf, kAccBytes);
+  }
+}
+
+TARGET void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc) {
+  configure(rows);
+  if (rows > kHalf) {
+    multiply<true>(static_cast<const char*>(a), stride, panel, k, acc);
+  } else {
+    multiply<false>(static_cast<const char*>(a), stride, panel, k, acc);
+  }
+  if (!opened) release();
+}
+
+TARGET void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc) {
+  finish_tile(e, m, rows, n, cols, acc);
+}
+
+}  // namespace
+
+const Path kAmx = {.name = "amx",
+                   .supported = supported,
+                   .tile_rows = kRows,
+                   .row_unit = kRows,
+                   .activation_bytes = sizeof(int8_t),
+                   .prepare = prepare,
+                   .prepare_quantized = prepare_quantized,
+                   .quantize = quantize,
+                   .tile = tile,
+                   .finish = finish,
+                   .open = open,
+                   .close = close};
+
+}  // namespace pyprod::int8_gemm
+
+#endif
