@@ -10,28 +10,27 @@
 #include "common/cpu_features.h"
 #include "int8_gemm/rows.h"
 
-#define TARGET \
-  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-int8,prefer-vector-width=512")))
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-int8,prefer-vector-width=512")))
 
 namespace pyprod::int8_gemm {
 namespace {
 
-constexpr int kRows = 32;                    // 2 x 2 tiles of sums, 2 of activations, 2 of weights: all eight
-constexpr int kHalf = 16;                    // rows and channels of a tile
-constexpr int kStep = 64;                    // k of a tile
-constexpr int kStepWords = kStep / 4;        // a panel's rows in a tile of weights
-constexpr int64_t kAccBytes = kPanel * 4;    // a row of sums
+constexpr int kRows = 32;                  // 2 x 2 tiles of sums, 2 of activations, 2 of weights: all eight
+constexpr int kHalf = 16;                  // rows and channels of a tile
+constexpr int kStep = 64;                  // k of a tile
+constexpr int kStepWords = kStep / 4;      // a panel's rows in a tile of weights
+constexpr int64_t kAccBytes = kPanel * 4;  // a row of sums
 
 // The instructions as they are; GCC 12's own macros don't tell the compiler that they read memory.
-#define TILE_ZERO(t) __asm__ volatile("tilezero %%tmm" #t ::)
+#define TILE_ZERO(t) __asm__ volatile("tilezero %%tmm" #t::)
 #define TILE_LOAD(t, base, stride) \
-  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"(base), "r"(static_cast<int64_t>(stride)) : "memory")
+  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t::"r"(base), "r"(static_cast<int64_t>(stride)) : "memory")
 // With a hint that the data won't be needed in L1: weights that stream through must not evict the activations.
 #define TILE_LOAD_ONCE(t, base, stride) \
-  __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #t ::"r"(base), "r"(static_cast<int64_t>(stride)) : "memory")
+  __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #t::"r"(base), "r"(static_cast<int64_t>(stride)) : "memory")
 #define TILE_STORE(t, base, stride) \
   __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(base), "r"(static_cast<int64_t>(stride)) : "memory")
-#define TILE_MULTIPLY(sums, a, b) __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #sums ::)
+#define TILE_MULTIPLY(sums, a, b) __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #sums::)
 
 // Linux gives the tile registers (8 KB of state a thread) only to processes that ask: arch/x86/xstate.rst.
 bool permitted() {
@@ -95,71 +94,113 @@ TARGET float quantize(Float type, const void* x, int64_t k, int8_t* q) {
   return quantize_row<int8_t, 0>(type, x, k, q);
 }
 
-// One step of up to 16 rows: adds a[rows, 64] * weights to the sums.
-PYPROD_INLINE void step_low(const char* a, int64_t stride, const int8_t* weights) {
-  TILE_LOAD(4, a, stride);
-  TILE_LOAD_ONCE(6, weights, kRowBytes);
-  TILE_MULTIPLY(0, 4, 6);
-  TILE_LOAD_ONCE(7, weights + kStep, kRowBytes);
-  TILE_MULTIPLY(1, 4, 7);
-}
-
-PYPROD_INLINE void step_full(const char* a, int64_t stride, const int8_t* weights) {
-  TILE_LOAD(4, a, stride);
-  TILE_LOAD(5, a + kHalf * stride, stride);
-  TILE_LOAD_ONCE(6, weights, kRowBytes);
-  TILE_MULTIPLY(0, 4, 6);
-  TILE_MULTIPLY(2, 5, 6);
-  TILE_LOAD_ONCE(7, weights + kStep, kRowBytes);
-  TILE_MULTIPLY(1, 4, 7);
-  TILE_MULTIPLY(3, 5, 7);
-}
-
 // The last words of a panel, zeros after them: a tile read in place would reach beyond the weight.
 PYPROD_INLINE void copy_tail(const int8_t* weights, int64_t words, int8_t* tail) {
   std::memcpy(tail, weights, static_cast<size_t>(words * kRowBytes));
   std::memset(tail + words * kRowBytes, 0, static_cast<size_t>((kStepWords - words) * kRowBytes));
 }
 
-template <bool kFull>
-PYPROD_INLINE void multiply(const char* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc) {
+// A step of one tile of rows, or of two: adds a[rows, 64] * weights to the sums.
+template <bool kTwo>
+PYPROD_INLINE void step(const char* a, int64_t stride, const int8_t* weights) {
+  TILE_LOAD(4, a, stride);
+  if constexpr (kTwo) TILE_LOAD(5, a + kHalf * stride, stride);
+  TILE_LOAD_ONCE(6, weights, kRowBytes);
+  TILE_MULTIPLY(0, 4, 6);
+  if constexpr (kTwo) TILE_MULTIPLY(2, 5, 6);
+  TILE_LOAD_ONCE(7, weights + kStep, kRowBytes);
+  TILE_MULTIPLY(1, 4, 7);
+  if constexpr (kTwo) TILE_MULTIPLY(3, 5, 7);
+}
+
+// A finished tile whose epilogue is yet to run: it is interleaved with the next tile's steps, a few rows after each,
+// because the vector units and the store buffer are idle while the tile unit multiplies.
+struct Pending {
+  const Epilogue* epilogue = nullptr;
+  int64_t m = 0, n = 0;
+  int rows = 0, cols = 0, done = 0;
+  const int32_t* acc = nullptr;
+  const int8_t* panel = nullptr;
+};
+
+TARGET void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc,
+                   const int8_t* panel);
+
+// Finishes rows until `until` are done; whole groups of four (finish_tile) unless it is the end.
+PYPROD_INLINE void advance(Pending& p, int until) {
+  until = until >= p.rows ? p.rows : until / 4 * 4;
+  if (until <= p.done) return;
+  finish(*p.epilogue, p.m + p.done, until - p.done, p.n, p.cols, p.acc + p.done * kPanel, p.panel);
+  p.done = until;
+}
+
+template <bool kTwo>
+TARGET void multiply(const char* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc, Pending& previous) {
   TILE_ZERO(0);
   TILE_ZERO(1);
-  if constexpr (kFull) {
+  if constexpr (kTwo) {
     TILE_ZERO(2);
     TILE_ZERO(3);
   }
-  const auto step = kFull ? step_full : step_low;
   const int8_t* weights = panel + kRowBytes;
-  int64_t words = ceil_div(k, 4);
-  for (; words >= kStepWords; words -= kStepWords, a += kStep, weights += kStepWords * kRowBytes) {
-    step(a, stride, weights);
+  const int64_t words = ceil_div(k, 4), steps = ceil_div(words, kStepWords);
+  const int share = static_cast<int>(steps > 0 ? ceil_div(256 * int64_t{previous.rows}, steps) : 0);  // 1/256 rows
+  int due = 0;
+  for (int64_t i = 0; i < words / kStepWords; ++i, a += kStep, weights += kStepWords * kRowBytes) {
+    step<kTwo>(a, stride, weights);
+    due += share;
+    advance(previous, due >> 8);
   }
-  if (words > 0) {
+  if (words % kStepWords > 0) {
     alignas(64) int8_t tail[kStepWords * kRowBytes];
-    copy_tail(weights, words, tail);
-    step(a, stride, tail);
+    copy_tail(weights, words % kStepWords, tail);
+    step<kTwo>(a, stride, tail);
   }
+  advance(previous, previous.rows);
   TILE_STORE(0, acc, kAccBytes);
   TILE_STORE(1, acc + kHalf, kAccBytes);
-  if constexpr (kFull) {
+  if constexpr (kTwo) {
     TILE_STORE(2, acc + kHalf * kPanel, kAccBytes);
     TILE_STORE(3, acc + kHalf * kPanel + kHalf, kAccBytes);
   }
 }
 
-TARGET void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc) {
+void multiply(int rows, const char* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc,
+              Pending& previous) {
   configure(rows);
   if (rows > kHalf) {
-    multiply<true>(static_cast<const char*>(a), stride, panel, k, acc);
+    multiply<true>(a, stride, panel, k, acc, previous);
   } else {
-    multiply<false>(static_cast<const char*>(a), stride, panel, k, acc);
+    multiply<false>(a, stride, panel, k, acc, previous);
   }
+}
+
+void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc) {
+  Pending none;
+  multiply(rows, static_cast<const char*>(a), stride, panel, k, acc, none);
   if (!opened) release();
 }
 
-TARGET void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc) {
-  finish_tile(e, m, rows, n, cols, acc);
+TARGET void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc,
+                   const int8_t* panel) {
+  finish_tile(e, m, rows, n, cols, acc, panel);
+}
+
+// Whole tiles of 32 rows and the rest last: a new height costs a configuration.
+void block(const Block& b, const Epilogue& epilogue) {
+  alignas(64) int32_t acc[2][kMaxTileRows * kPanel];
+  Pending pending;
+  int current = 0;
+  const TileScope scope(kAmx);
+  for (int64_t r = 0; r < b.count; r += kRows) {
+    const int height = static_cast<int>(std::min<int64_t>(kRows, b.count - r));
+    for (int64_t p = b.begin; p < b.end; ++p, current ^= 1) {
+      const int8_t* panel = b.packed + p * panel_bytes(b.k);
+      multiply(height, b.rows + r * b.stride, b.stride, panel, b.k, acc[current], pending);
+      pending = {&epilogue, b.m + r, p * kPanel, height, columns(b, p), 0, acc[current], panel};
+    }
+  }
+  advance(pending, pending.rows);
 }
 
 }  // namespace
@@ -167,13 +208,13 @@ TARGET void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, 
 const Path kAmx = {.name = "amx",
                    .supported = supported,
                    .tile_rows = kRows,
-                   .row_unit = kRows,
                    .activation_bytes = sizeof(int8_t),
                    .prepare = prepare,
                    .prepare_quantized = prepare_quantized,
                    .quantize = quantize,
                    .tile = tile,
                    .finish = finish,
+                   .block = block,
                    .open = open,
                    .close = close};
 
