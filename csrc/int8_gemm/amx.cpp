@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "common/cpu_features.h"
-#include "int8_gemm/rows.h"
+#include "int8_gemm/finish_avx512.h"
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-int8,prefer-vector-width=512")))
 
@@ -183,7 +183,7 @@ void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t 
 
 TARGET void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc,
                    const int8_t* panel) {
-  finish_tile(e, m, rows, n, cols, acc, panel);
+  finish_avx512(e, m, rows, n, cols, acc, panel);
 }
 
 // Whole tiles of 32 rows and the rest last: a new height costs a configuration.

@@ -6,7 +6,7 @@
 #include <immintrin.h>
 
 #include "common/cpu_features.h"
-#include "int8_gemm/rows.h"
+#include "int8_gemm/finish_avx512.h"
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512")))
 
@@ -84,7 +84,7 @@ void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t 
 
 TARGET void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc,
                    const int8_t* panel) {
-  finish_tile(e, m, rows, n, cols, acc, panel);
+  finish_avx512(e, m, rows, n, cols, acc, panel);
 }
 
 void block(const Block& b, const Epilogue& epilogue) { block_of_tiles(kAvx512Vnni, b, epilogue); }
