@@ -40,7 +40,7 @@ bool permitted() {
 
 bool supported() {
   const CpuFeatures has = detect_cpu();
-  return has.avx512f && has.avx512bw && has.avx512dq && has.avx512vl && has.amx_tile && has.amx_int8 && permitted();
+  return has.avx512f && has.avx512bw && has.avx512dq && has.avx512vl && has.avx512_vnni && has.amx_tile && has.amx_int8 && permitted();
 }
 
 // What ldtilecfg reads (Intel SDM volume 1, 18.2.2): bytes a row and rows of each tile.
@@ -148,7 +148,8 @@ PYPROD_INLINE void fetch(Ahead& ahead) {
 }
 
 template <bool kTwo>
-TARGET void multiply(const char* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc, Pending& previous, Ahead& ahead) {
+TARGET void multiply(const char* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc, Pending& previous,
+                     Ahead& ahead) {
   TILE_ZERO(0);
   TILE_ZERO(1);
   if constexpr (kTwo) {
@@ -179,8 +180,8 @@ TARGET void multiply(const char* a, int64_t stride, const int8_t* panel, int64_t
   }
 }
 
-void multiply(int rows, const char* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc,
-              Pending& previous, Ahead& ahead) {
+void multiply(int rows, const char* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc, Pending& previous,
+              Ahead& ahead) {
   configure(rows);
   if (rows > kHalf) {
     multiply<true>(a, stride, panel, k, acc, previous, ahead);

@@ -32,7 +32,7 @@ std::tuple<Tensor, Tensor> quantize_per_token(const Tensor& x_in) {
 
 Tensor gemm(const Tensor& a_in, const Tensor& packed, int64_t n, int64_t k) {
   check_gemm(a_in, packed, n, k);
-  const Path& isa = path();
+  const Path& isa = path_for(a_in.size(0));
   const Tensor a = plain_rows(a_in);
   const int64_t m = a.size(0), stride = row_stride(a);
   Tensor out = torch::stable::new_empty(a, {m, n}, ScalarType::Int);
@@ -50,7 +50,7 @@ Tensor linear(const Tensor& x_in, const Tensor& packed, int64_t n, int64_t k, co
               const std::optional<Tensor>& bias, const std::optional<std::string>& activation,
               const std::optional<Tensor>& residual_in, std::optional<ScalarType> out_dtype) {
   const LinearTypes types = check_linear(x_in, packed, n, k, w_scale, bias, activation, residual_in, out_dtype);
-  const Path& isa = path();
+  const Path& isa = path_for(rows_of(x_in));
   const Tensor x = plain_rows(x_in);
   Tensor out = torch::stable::new_empty(x, with_last(x, n), types.out_dtype);
   std::optional<Tensor> residual;

@@ -94,6 +94,7 @@ class TileScope {
 extern const Path kPortable;
 #if defined(__x86_64__)
 extern const Path kAvx2;
+extern const Path kAvxVnni;
 extern const Path kAvx512Vnni;
 extern const Path kAmx;
 #endif
@@ -101,6 +102,9 @@ extern const Path kAmx;
 // The best path of this CPU, or the one that the environment variable PYPROD_ISA names. Chosen once per process.
 // Throws std::runtime_error when PYPROD_ISA names no path or one that this CPU can't run.
 const Path& path();
+
+// The same for a GEMM of `rows` rows: AMX leaves few rows to AVX512-VNNI, unless PYPROD_ISA names it.
+const Path& path_for(int64_t rows);
 
 // Of panel p that are part of the output.
 inline int columns(const Block& b, int64_t p) {

@@ -14,8 +14,9 @@ HERE = Path(__file__).parent
 NEEDS = {
     "portable": set(),
     "avx2": {"avx2"},
+    "avx_vnni": {"avx2", "avx_vnni"},
     "avx512_vnni": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
-    "amx": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "amx_tile", "amx_int8"},
+    "amx": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "amx_tile", "amx_int8"},
 }
 HAS = set(_probe.cpu_features())
 
