@@ -45,7 +45,9 @@ PYPROD_INLINE T exp_clamped(T x) {
 }
 
 template <class T>
-PYPROD_INLINE T sigmoid(T x) { return 1.0f / (1.0f + exp_clamped(-x)); }
+PYPROD_INLINE T sigmoid(T x) {
+  return 1.0f / (1.0f + exp_clamped(-x));
+}
 
 // erf(z) as the rational approximation z P(z^2) / Q(z^2) on [-4, 4] that Eigen and XLA use; |error| <= 4.5e-7 over all
 // floats (checked densely against double precision). One division and no exponential.
@@ -81,10 +83,14 @@ PYPROD_INLINE T gelu(T x) {
 
 // 0.5 x (1 + tanh(u)) = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3).
 template <class T>
-PYPROD_INLINE T gelu_tanh(T x) { return x * sigmoid(x * (1.59576912f + 0.0713548163f * x * x)); }
+PYPROD_INLINE T gelu_tanh(T x) {
+  return x * sigmoid(x * (1.59576912f + 0.0713548163f * x * x));
+}
 
 template <class T>
-PYPROD_INLINE T silu(T x) { return x * sigmoid(x); }
+PYPROD_INLINE T silu(T x) {
+  return x * sigmoid(x);
+}
 
 template <Activation A, class T>
 PYPROD_INLINE T activate(T x) {

@@ -40,7 +40,8 @@ bool permitted() {
 
 bool supported() {
   const CpuFeatures has = detect_cpu();
-  return has.avx512f && has.avx512bw && has.avx512dq && has.avx512vl && has.avx512_vnni && has.amx_tile && has.amx_int8 && permitted();
+  return has.avx512f && has.avx512bw && has.avx512dq && has.avx512vl && has.avx512_vnni && has.amx_tile &&
+         has.amx_int8 && permitted();
 }
 
 // What ldtilecfg reads (Intel SDM volume 1, 18.2.2): bytes a row and rows of each tile.
@@ -84,6 +85,10 @@ void close() {
 
 TARGET void prepare(const int8_t* a, int64_t k, void* prepared) {
   prepare_row<int8_t, 0>(a, k, static_cast<int8_t*>(prepared));
+}
+
+TARGET void prepare_unsigned(const uint8_t* a, int64_t k, void* prepared) {
+  prepare_row<int8_t, -128>(a, k, static_cast<int8_t*>(prepared));
 }
 
 TARGET float prepare_quantized(Float type, const void* x, int64_t k, void* prepared) {
@@ -232,6 +237,7 @@ const Path kAmx = {.name = "amx",
                    .tile_rows = kRows,
                    .activation_bytes = sizeof(int8_t),
                    .prepare = prepare,
+                   .prepare_unsigned = prepare_unsigned,
                    .prepare_quantized = prepare_quantized,
                    .quantize = quantize,
                    .tile = tile,

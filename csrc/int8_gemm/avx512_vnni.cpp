@@ -25,6 +25,10 @@ TARGET void prepare(const int8_t* a, int64_t k, void* prepared) {
   prepare_row<uint8_t, 128>(a, k, static_cast<uint8_t*>(prepared));
 }
 
+TARGET void prepare_unsigned(const uint8_t* a, int64_t k, void* prepared) {
+  prepare_row<uint8_t, 0>(a, k, static_cast<uint8_t*>(prepared));
+}
+
 TARGET float prepare_quantized(Float type, const void* x, int64_t k, void* prepared) {
   return prepare_quantized_row<uint8_t, 128>(type, x, k, static_cast<uint8_t*>(prepared));
 }
@@ -33,78 +37,72 @@ TARGET float quantize(Float type, const void* x, int64_t k, int8_t* q) {
   return quantize_row<int8_t, 0>(type, x, k, q);
 }
 
+PYPROD_INLINE int32_t four_bytes(const char* a) {
+  int32_t four;
+  std::memcpy(&four, a, sizeof four);
+  return four;
+}
+
+// Sums of R rows and P panels; a word of k adds to all of them.
+template <int R, int P>
+struct Sums {
+  __m512i of[P][R][2];
+};
+
+template <int R, int P>
+TARGET PYPROD_INLINE void add_word(const char* a, int64_t stride, const int8_t* weights, int64_t next,
+                                   Sums<R, P>& sums) {
+#pragma GCC unroll 4
+  for (int p = 0; p < P; ++p) {
+    const __m512i low = _mm512_loadu_si512(weights + p * next), high = _mm512_loadu_si512(weights + p * next + 64);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const __m512i x = _mm512_set1_epi32(four_bytes(a + r * stride));
+      sums.of[p][r][0] = _mm512_dpbusd_epi32(sums.of[p][r][0], x, low);
+      sums.of[p][r][1] = _mm512_dpbusd_epi32(sums.of[p][r][1], x, high);
+    }
+  }
+}
+
 // Few rows: bound by reading the weights, and by latency. vpdpbusd takes 5 cycles and two start per cycle: R rows, P
-// panels and U words of k in turn give 2 * R * P * U >= 10 independent accumulators.
-template <int R, int P, int U>
+// panels, and even and odd words of k apart where it needs that, give 10 independent accumulators or nearly.
+template <int R, int P>
 TARGET void few_rows(const char* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc) {
+  constexpr bool kApart = R * P <= 2;
   const int64_t next = panel_bytes(k);
-  __m512i sums[U][P][R][2];
+  Sums<R, P> even, odd;
 #pragma GCC unroll 4
   for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; ++h) {
-        sums[0][p][r][h] = _mm512_loadu_si512(panel + p * next + 64 * h);
-#pragma GCC unroll 4
-        for (int u = 1; u < U; ++u) sums[u][p][r][h] = _mm512_setzero_si512();
-      }
+      even.of[p][r][0] = _mm512_loadu_si512(panel + p * next);
+      even.of[p][r][1] = _mm512_loadu_si512(panel + p * next + 64);
+      odd.of[p][r][0] = odd.of[p][r][1] = _mm512_setzero_si512();
     }
   }
   const int8_t* weights = panel + kRowBytes;
-  const int64_t words = ceil_div(k, 4);
-  for (int64_t i = 0; i < words / U * U; i += U, weights += U * kRowBytes, a += 4 * U) {
-#pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) {
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        int32_t four;
-        std::memcpy(&four, a + r * stride + 4 * u, sizeof four);
-        const __m512i x = _mm512_set1_epi32(four);
-#pragma GCC unroll 4
-        for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 2
-          for (int h = 0; h < 2; ++h) {
-            const __m512i w = _mm512_loadu_si512(weights + p * next + u * kRowBytes + 64 * h);
-            sums[u][p][r][h] = _mm512_dpbusd_epi32(sums[u][p][r][h], x, w);
-          }
-        }
-      }
-    }
+  int64_t words = ceil_div(k, 4);
+  for (; words >= 2; words -= 2, weights += 2 * kRowBytes, a += 8) {
+    add_word<R, P>(a, stride, weights, next, even);
+    add_word<R, P>(a + 4, stride, weights + kRowBytes, next, kApart ? odd : even);
   }
-  for (int64_t i = words / U * U; i < words; ++i, weights += kRowBytes, a += 4) {
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      int32_t four;
-      std::memcpy(&four, a + r * stride, sizeof four);
-      const __m512i x = _mm512_set1_epi32(four);
-#pragma GCC unroll 4
-      for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 2
-        for (int h = 0; h < 2; ++h) {
-          const __m512i w = _mm512_loadu_si512(weights + p * next + 64 * h);
-          sums[0][p][r][h] = _mm512_dpbusd_epi32(sums[0][p][r][h], x, w);
-        }
-      }
-    }
-  }
+  if (words > 0) add_word<R, P>(a, stride, weights, next, even);
 #pragma GCC unroll 4
   for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
       for (int h = 0; h < 2; ++h) {
-#pragma GCC unroll 4
-        for (int u = 1; u < U; ++u) sums[0][p][r][h] = _mm512_add_epi32(sums[0][p][r][h], sums[u][p][r][h]);
-        _mm512_storeu_si512(acc + (p * R + r) * kPanel + 16 * h, sums[0][p][r][h]);
+        const __m512i sum = kApart ? _mm512_add_epi32(even.of[p][r][h], odd.of[p][r][h]) : even.of[p][r][h];
+        _mm512_storeu_si512(acc + (p * R + r) * kPanel + 16 * h, sum);
       }
     }
   }
 }
 
 using FewRows = void (*)(const char* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc);
-constexpr FewRows kOnePanel[] = {few_rows<1, 1, 4>, few_rows<2, 1, 4>, few_rows<3, 1, 2>, few_rows<4, 1, 2>};
-constexpr FewRows kTwoPanels[] = {few_rows<1, 2, 4>, few_rows<2, 2, 2>, few_rows<3, 2, 1>, few_rows<4, 2, 1>};
+constexpr FewRows kOnePanel[] = {few_rows<1, 1>, few_rows<2, 1>, few_rows<3, 1>, few_rows<4, 1>};
+constexpr FewRows kTwoPanels[] = {few_rows<1, 2>, few_rows<2, 2>, few_rows<3, 2>, few_rows<4, 2>};
 
 // Many rows: in assembler, because g++ 12 spills accumulators from 9 rows on (12 rows: 630 GOP/s, this: 888 of a
 // peak of 957, Xeon of the Sapphire Rapids generation). zmm28 and zmm29 hold the weights of one word of k, zmm30 a
@@ -165,7 +163,8 @@ constexpr FewRows kTwoPanels[] = {few_rows<1, 2, 4>, few_rows<2, 2, 2>, few_rows
                        "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm28", "xmm29", "xmm30"); \
   }
 MANY_ROWS(5)
-MANY_ROWS(6) MANY_ROWS(7) MANY_ROWS(8) MANY_ROWS(9) MANY_ROWS(10) MANY_ROWS(11) MANY_ROWS(12)
+MANY_ROWS(6)
+MANY_ROWS(7) MANY_ROWS(8) MANY_ROWS(9) MANY_ROWS(10) MANY_ROWS(11) MANY_ROWS(12)
 
     void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc) {
   constexpr FewRows many[] = {rows_5, rows_6, rows_7, rows_8, rows_9, rows_10, rows_11, rows_12};
@@ -205,6 +204,7 @@ const Path kAvx512Vnni = {.name = "avx512_vnni",
                           .tile_rows = kRows,
                           .activation_bytes = sizeof(uint8_t),
                           .prepare = prepare,
+                          .prepare_unsigned = prepare_unsigned,
                           .prepare_quantized = prepare_quantized,
                           .quantize = quantize,
                           .tile = tile,

@@ -24,6 +24,10 @@ TARGET void prepare(const int8_t* a, int64_t k, void* prepared) {
   prepare_row<uint8_t, 128>(a, k, static_cast<uint8_t*>(prepared));
 }
 
+TARGET void prepare_unsigned(const uint8_t* a, int64_t k, void* prepared) {
+  prepare_row<uint8_t, 0>(a, k, static_cast<uint8_t*>(prepared));
+}
+
 TARGET float prepare_quantized(Float type, const void* x, int64_t k, void* prepared) {
   return prepare_quantized_row<uint8_t, 128>(type, x, k, static_cast<uint8_t*>(prepared));
 }
@@ -80,6 +84,7 @@ const Path kAvxVnni = {.name = "avx_vnni",
                        .tile_rows = kRows,
                        .activation_bytes = sizeof(uint8_t),
                        .prepare = prepare,
+                       .prepare_unsigned = prepare_unsigned,
                        .prepare_quantized = prepare_quantized,
                        .quantize = quantize,
                        .tile = tile,

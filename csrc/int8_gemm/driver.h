@@ -28,8 +28,12 @@ inline int64_t l2_bytes() {
   return bytes;
 }
 
-// Scratch of the calling thread; grows, and is freed with the thread. No call keeps it beyond its own end.
-inline char* workspace(size_t bytes) {
+// Scratch of the calling thread, one for each purpose; grows, and is freed with the thread. No call keeps it beyond its
+// own end.
+enum class Scratch { rows, scales };
+
+template <Scratch>
+char* workspace(size_t bytes) {
   struct Free {
     void operator()(char* p) const { std::free(p); }
   };
@@ -71,7 +75,7 @@ class Driver {
     // The threads share the panels: each weight is read by one core, once for as many rows as half of L2 holds.
     const int64_t chunks = ceil_div(m_ * stride_, l2_bytes() / 2);
     const int64_t step = ceil_div(ceil_div(m_, chunks), path_.tile_rows) * path_.tile_rows;
-    char* rows = workspace(static_cast<size_t>(std::min(step, m_) * stride_));
+    char* rows = workspace<Scratch::rows>(static_cast<size_t>(std::min(step, m_) * stride_));
     for (int64_t m = 0; m < m_; m += step) panel_ranges(rows, m, std::min(step, m_ - m), panels);
   }
 
@@ -87,7 +91,7 @@ class Driver {
   // close, and takes no room in L2 from the weights, the input and the output.
   void row_range(int64_t begin, int64_t end, int64_t panels) const {
     const int64_t step = std::min<int64_t>(end - begin, std::max<int64_t>(kRowChunk, path_.tile_rows));
-    char* rows = workspace(static_cast<size_t>(step * stride_));
+    char* rows = workspace<Scratch::rows>(static_cast<size_t>(step * stride_));
     for (int64_t m = begin; m < end; m += step) {
       const int64_t count = std::min(step, end - m);
       for (int64_t r = 0; r < count; ++r) prepare_(m + r, rows + r * stride_);

@@ -55,6 +55,8 @@ struct Path {
 
   // Copies k int8 into prepared form.
   void (*prepare)(const int8_t* a, int64_t k, void* prepared);
+  // Copies k uint8, each lowered by 128 to be an int8, into prepared form.
+  void (*prepare_unsigned)(const uint8_t* a, int64_t k, void* prepared);
   // Quantizes k floats into prepared form; returns the scale (common/quantize.h).
   float (*prepare_quantized)(Float type, const void* x, int64_t k, void* prepared);
   // Quantizes k floats to int8; returns the scale.
