@@ -95,7 +95,7 @@ class Driver {
     for (int64_t m = begin; m < end; m += step) {
       const int64_t count = std::min(step, end - m);
       for (int64_t r = 0; r < count; ++r) prepare_(m + r, rows + r * stride_);
-      path_.block({rows, stride_, m, count, packed_, n_, k_, 0, panels}, epilogue_);
+      path_.block({rows, stride_, m, count, packed_, n_, k_, 0, panels, panels}, epilogue_);
     }
   }
 

@@ -3,6 +3,8 @@
 // "The ABI of a vector argument depends on the target": activate() is always inlined and has none. GCC looks at this
 // where the template stands and at the end of the file.
 #pragma GCC diagnostic ignored "-Wpsabi"
+// GCC 12 takes the undefined operands inside its own AVX-512 intrinsics for variables of ours.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
 #include <immintrin.h>
 
@@ -43,9 +45,7 @@ PYPROD_AVX512_INLINE Channels load_channels(const Epilogue& e, int64_t n, int co
 template <Activation A>
 PYPROD_AVX512_INLINE __m512 dequantize(const Channels& c, int half, const int32_t* acc, __m512 row_scale) {
   const __m512i sums = _mm512_sub_epi32(_mm512_loadu_si512(acc + 16 * half), c.offset[half]);
-  // Not _mm512_cvtepi32_ps: GCC 12 takes its undefined operand for a bug of ours.
-  const __m512 sum = __builtin_convertvector(reinterpret_cast<__v16si>(sums), __m512);
-  return activate<A>(sum * (row_scale * c.scale[half]) + c.bias[half]);
+  return activate<A>(_mm512_cvtepi32_ps(sums) * (row_scale * c.scale[half]) + c.bias[half]);
 }
 
 template <Activation A>

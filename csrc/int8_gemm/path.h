@@ -41,7 +41,7 @@ struct Block {
   const int8_t* packed;
   int64_t n, k;
   int64_t begin, end;
-  int64_t next = 0;  // end of the panels that this thread takes after these: they may be fetched into L2 meanwhile
+  int64_t next;  // end of the panels that this thread takes after these: they may be fetched into L2 meanwhile
 };
 
 // One instruction set. A path keeps activations in a form of its own ("prepared": unsigned bytes, int16 ...), an
