@@ -165,7 +165,8 @@ MANY_ROWS(5)
 MANY_ROWS(6)
 MANY_ROWS(7)
 MANY_ROWS(8)
-MANY_ROWS(9) MANY_ROWS(10) MANY_ROWS(11) MANY_ROWS(12)
+MANY_ROWS(9)
+MANY_ROWS(10) MANY_ROWS(11) MANY_ROWS(12)
 
     void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc) {
   constexpr FewRows many[] = {rows_5, rows_6, rows_7, rows_8, rows_9, rows_10, rows_11, rows_12};
@@ -204,6 +205,7 @@ const Path kAvx512Vnni = {.name = "avx512_vnni",
                           .supported = supported,
                           .tile_rows = kRows,
                           .activation_bytes = sizeof(uint8_t),
+                          .macs_per_nanosecond = 350,
                           .prepare = prepare,
                           .prepare_unsigned = prepare_unsigned,
                           .prepare_quantized = prepare_quantized,

@@ -50,8 +50,9 @@ struct Block {
 struct Path {
   const char* name;
   bool (*supported)();
-  int tile_rows;         // rows that tile() takes at most
-  int activation_bytes;  // of a prepared element
+  int tile_rows;            // rows that tile() takes at most
+  int activation_bytes;     // of a prepared element
+  int macs_per_nanosecond;  // about what a core does, to tell how many threads are worth waking
 
   // Copies k int8 into prepared form.
   void (*prepare)(const int8_t* a, int64_t k, void* prepared);
