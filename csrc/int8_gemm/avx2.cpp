@@ -21,6 +21,10 @@ TARGET void prepare(const int8_t* a, int64_t k, void* prepared) {
   prepare_row<int16_t, 0>(a, k, static_cast<int16_t*>(prepared));
 }
 
+TARGET void prepare_unsigned(const uint8_t* a, int64_t k, void* prepared) {
+  prepare_row<int16_t, -128>(a, k, static_cast<int16_t*>(prepared));
+}
+
 TARGET float prepare_quantized(Float type, const void* x, int64_t k, void* prepared) {
   return prepare_quantized_row<int16_t, 0>(type, x, k, static_cast<int16_t*>(prepared));
 }
@@ -62,13 +66,27 @@ void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t 
   by_rows[rows - 1](static_cast<const char*>(a), stride, panel, k, acc);
 }
 
-TARGET void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc) {
-  finish_tile(e, m, rows, n, cols, acc);
+TARGET void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc,
+                   const int8_t* panel) {
+  finish_tile(e, m, rows, n, cols, acc, panel);
 }
+
+void block(const Block& b, const Epilogue& epilogue) { block_of_tiles(kAvx2, b, epilogue); }
 
 }  // namespace
 
-const Path kAvx2 = {"avx2", supported, kRows, sizeof(int16_t), prepare, prepare_quantized, quantize, tile, finish};
+const Path kAvx2 = {.name = "avx2",
+                    .supported = supported,
+                    .tile_rows = kRows,
+                    .activation_bytes = sizeof(int16_t),
+                    .macs_per_nanosecond = 60,
+                    .prepare = prepare,
+                    .prepare_unsigned = prepare_unsigned,
+                    .prepare_quantized = prepare_quantized,
+                    .quantize = quantize,
+                    .tile = tile,
+                    .finish = finish,
+                    .block = block};
 
 }  // namespace pyprod::int8_gemm
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
@@ -12,16 +14,30 @@
 
 namespace pyprod::int8_gemm {
 
-// A parallel region costs 1.9 us on 2 threads; 2^19 multiply-adds take 2.2 us at 234 G/s: less than that per thread is
-// not worth sharing.
-inline constexpr int64_t kGrain = 1 << 19;
-// Of weights in one block: with the activations and the output's lines they fit a 1 MB L2.
-inline constexpr int64_t kWeightBlock = 400 << 10;
-// Of prepared activations in one block.
-inline constexpr int64_t kActivationBlock = 256 << 10;
+// A parallel region of 2 threads costs 1.5 us when its threads are awake and 10 when they sleep: a thread that gets
+// less work than this is not worth waking.
+inline constexpr int64_t kGrainNanoseconds = 5000;
+// Of reading weights from L2 or L3; few rows are bound by it.
+inline constexpr int64_t kBytesPerNanosecond = 100;
+// Elements that are prepared in kGrainNanoseconds, 12 per nanosecond.
+inline constexpr int64_t kPrepareGrain = 60000;
+// Rows that are prepared and multiplied at a time where the weights stay in L2.
+inline constexpr int64_t kRowChunk = 64;
+// Bytes of this CPU's L2, a core's own. 1 MB where the system does not say.
+inline int64_t l2_bytes() {
+  static const int64_t bytes = [] {
+    const long found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return found > 0 ? int64_t{found} : int64_t{1} << 20;
+  }();
+  return bytes;
+}
 
-// Scratch of the calling thread; grows, and is freed with the thread. No call keeps it beyond its own end.
-inline char* workspace(size_t bytes) {
+// Scratch of the calling thread, one for each purpose; grows, and is freed with the thread. No call keeps it beyond its
+// own end.
+enum class Scratch { rows, scales };
+
+template <Scratch>
+char* workspace(size_t bytes) {
   struct Free {
     void operator()(char* p) const { std::free(p); }
   };
@@ -42,30 +58,29 @@ inline int64_t prepared_stride(const Path& path, int64_t k) {
   return (ceil_div(padded_k(k) * path.activation_bytes, 64) | 1) * 64;
 }
 
-// One GEMM. `prepare(m, row)` writes row m's prepared activations, `finish(m, rows, n, cols, acc)` takes a finished
-// tile acc[rows][32]; both are called from several threads, for each row and each tile once or (prepare) never twice.
-template <class Prepare, class Finish>
+// One GEMM. `prepare(m, row)` writes row m's prepared activations; it is called from several threads, never twice for
+// a row.
+template <class Prepare>
 class Driver {
  public:
-  Driver(const Path& path, int64_t m, int64_t n, int64_t k, const int8_t* packed, Prepare prepare, Finish finish)
-      : path_(path), m_(m), n_(n), k_(k), packed_(packed), prepare_(prepare), finish_(finish) {}
+  Driver(const Path& path, int64_t m, int64_t n, int64_t k, const int8_t* packed, Prepare prepare,
+         const Epilogue& epilogue)
+      : path_(path), m_(m), n_(n), k_(k), packed_(packed), prepare_(prepare), epilogue_(epilogue) {}
 
   void run() const {
     if (m_ == 0 || n_ == 0) return;
     const int64_t threads = num_threads(), panels = ceil_div(n_, kPanel);
-    if (m_ >= 2 * threads * path_.tile_rows) {
-      const int64_t grain = ceil_div(kGrain, std::max<int64_t>(1, n_ * k_));
-      parallel_for(0, m_, grain, [&](int64_t begin, int64_t end) { row_range(begin, end, panels); });
+    if (panels * panel_bytes(k_) <= l2_bytes() / 2 && m_ >= 2 * threads * path_.tile_rows) {
+      // The weights stay in every core's L2: the threads share the rows.
+      parallel_for(0, m_, grain(n_, 0),
+                                  [&](int64_t begin, int64_t end) { row_range(begin, end, panels); });
       return;
     }
-    // Few rows: all of them are prepared first, then the threads share the panels.
-    char* rows = workspace(static_cast<size_t>(m_ * stride_));
-    const int64_t row_grain = ceil_div(kGrain / 16, std::max<int64_t>(1, k_));  // preparing costs ~16 MACs an element
-    parallel_for(0, m_, row_grain, [&](int64_t begin, int64_t end) {
-      for (int64_t m = begin; m < end; ++m) prepare_(m, rows + m * stride_);
-    });
-    const int64_t panel_grain = ceil_div(kGrain, std::max<int64_t>(1, m_ * k_ * kPanel));
-    parallel_for(0, panels, panel_grain, [&](int64_t begin, int64_t end) { block(rows, 0, m_, begin, end); });
+    // The threads share the panels: each weight is read by one core, once for as many rows as half of L2 holds.
+    const int64_t chunks = ceil_div(m_ * stride_, l2_bytes() / 2);
+    const int64_t step = ceil_div(ceil_div(m_, chunks), path_.tile_rows) * path_.tile_rows;
+    char* rows = workspace<Scratch::rows>(static_cast<size_t>(std::min(step, m_) * stride_));
+    for (int64_t m = 0; m < m_; m += step) panel_ranges(rows, m, std::min(step, m_ - m), panels);
   }
 
  private:
@@ -73,37 +88,41 @@ class Driver {
   const int64_t m_, n_, k_;
   const int8_t* packed_;
   const Prepare prepare_;
-  const Finish finish_;
+  const Epilogue& epilogue_;
   const int64_t stride_ = prepared_stride(path_, k_);
 
-  // Rows [begin, end) against all panels, prepared a block at a time in this thread's own scratch.
+  // How many steps of `macs` * k multiplications and `bytes` * k of weights are worth a thread.
+  int64_t grain(int64_t macs, int64_t bytes) const {
+    const int64_t nanoseconds = std::max(macs * k_ / path_.macs_per_nanosecond, bytes * k_ / kBytesPerNanosecond);
+    return ceil_div(kGrainNanoseconds, std::max<int64_t>(1, nanoseconds));
+  }
+
+  // Rows [begin, end) against all panels. A few tiles of rows at a time, so that what is prepared is still in L1 or
+  // close, and takes no room in L2 from the weights, the input and the output.
   void row_range(int64_t begin, int64_t end, int64_t panels) const {
-    const int64_t tiles = std::max<int64_t>(1, kActivationBlock / (stride_ * path_.tile_rows));
-    const int64_t step = std::min(end - begin, tiles * path_.tile_rows);
-    char* rows = workspace(static_cast<size_t>(step * stride_));
+    const int64_t step = std::min<int64_t>(end - begin, std::max<int64_t>(kRowChunk, path_.tile_rows));
+    char* rows = workspace<Scratch::rows>(static_cast<size_t>(step * stride_));
     for (int64_t m = begin; m < end; m += step) {
       const int64_t count = std::min(step, end - m);
       for (int64_t r = 0; r < count; ++r) prepare_(m + r, rows + r * stride_);
-      block(rows, m, count, 0, panels);
+      path_.block({rows, stride_, m, count, packed_, n_, k_, 0, panels, panels}, epilogue_);
     }
   }
 
-  // `count` prepared rows, the first of which is row m, against panels [begin, end). The rows are shared out evenly
-  // between the tiles: a last tile of one row would run at a quarter of the speed.
-  void block(const char* rows, int64_t m, int64_t count, int64_t begin, int64_t end) const {
-    const int64_t step = std::max<int64_t>(1, kWeightBlock / panel_bytes(k_));
-    const int64_t tiles = ceil_div(count, path_.tile_rows);
-    alignas(64) int32_t acc[kMaxTileRows * kPanel];
-    for (int64_t first = begin; first < end; first += step) {
-      for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t r = t * count / tiles;
-        const int height = static_cast<int>((t + 1) * count / tiles - r);
-        for (int64_t p = first; p < std::min(end, first + step); ++p) {
-          path_.tile(height, rows + r * stride_, stride_, packed_ + p * panel_bytes(k_), k_, acc);
-          finish_(m + r, height, p * kPanel, static_cast<int>(std::min<int64_t>(kPanel, n_ - p * kPanel)), acc);
-        }
+  // Rows [m, m + count) against all panels, which the threads share: in blocks of a fifth of L2, which is then read
+  // again for each tile of rows.
+  void panel_ranges(char* rows, int64_t m, int64_t count, int64_t panels) const {
+    const int64_t row_grain = ceil_div(kPrepareGrain, std::max<int64_t>(1, k_));
+    parallel_for(0, count, row_grain, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) prepare_(m + r, rows + r * stride_);
+    });
+    const int64_t step = std::max<int64_t>(1, l2_bytes() / 5 / panel_bytes(k_));
+    parallel_for(0, panels, grain(count * kPanel, kPanel), [&](int64_t begin, int64_t end) {
+      for (int64_t first = begin; first < end; first += step) {
+        const int64_t last = std::min(end, first + step), next = std::min(end, last + step);
+        path_.block({rows, stride_, m, count, packed_, n_, k_, first, last, next}, epilogue_);
       }
-    }
+    });
   }
 };
 

@@ -13,6 +13,10 @@ void prepare(const int8_t* a, int64_t k, void* prepared) {
   prepare_row<int8_t, 0>(a, k, static_cast<int8_t*>(prepared));
 }
 
+void prepare_unsigned(const uint8_t* a, int64_t k, void* prepared) {
+  prepare_row<int8_t, -128>(a, k, static_cast<int8_t*>(prepared));
+}
+
 float prepare_quantized(Float type, const void* x, int64_t k, void* prepared) {
   return prepare_quantized_row<int8_t, 0>(type, x, k, static_cast<int8_t*>(prepared));
 }
@@ -31,13 +35,25 @@ void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t 
   }
 }
 
-void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc) {
-  finish_tile(e, m, rows, n, cols, acc);
+void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc, const int8_t* panel) {
+  finish_tile(e, m, rows, n, cols, acc, panel);
 }
+
+void block(const Block& b, const Epilogue& epilogue) { block_of_tiles(kPortable, b, epilogue); }
 
 }  // namespace
 
-const Path kPortable = {"portable",        supported, kRows, sizeof(int8_t), prepare,
-                        prepare_quantized, quantize,  tile,  finish};
+const Path kPortable = {.name = "portable",
+                        .supported = supported,
+                        .tile_rows = kRows,
+                        .activation_bytes = sizeof(int8_t),
+                        .macs_per_nanosecond = 2,
+                        .prepare = prepare,
+                        .prepare_unsigned = prepare_unsigned,
+                        .prepare_quantized = prepare_quantized,
+                        .quantize = quantize,
+                        .tile = tile,
+                        .finish = finish,
+                        .block = block};
 
 }  // namespace pyprod::int8_gemm
