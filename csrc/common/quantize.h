@@ -29,4 +29,23 @@ PYPROD_INLINE int32_t round_scaled(float x, float inverse) {
   return std::bit_cast<int32_t>(x * inverse + 12582912.0f) - 0x4b400000;
 }
 
+// A row of floats as quantize_values() reads it.
+struct Values {
+  const float* x;
+  PYPROD_INLINE float at(int64_t i) const { return x[i]; }
+};
+
+// Quantizes values.at(0) .. at(k - 1), whose largest magnitude_bits() is `top`; returns their scale.
+template <class From>
+PYPROD_INLINE float quantize_values(const From& values, int64_t k, int32_t top, int8_t* q) {
+  const float scale = row_scale(top);
+  if (!is_finite_magnitude(top)) {
+    for (int64_t i = 0; i < k; ++i) q[i] = 0;
+    return scale;
+  }
+  const float inverse = 1.0f / scale;
+  for (int64_t i = 0; i < k; ++i) q[i] = static_cast<int8_t>(round_scaled(values.at(i), inverse));
+  return scale;
+}
+
 }  // namespace pyprod

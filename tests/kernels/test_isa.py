@@ -16,6 +16,7 @@ NEEDS = {
     "avx2": {"avx2"},
     "avx512_vnni": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
 }
+OPS = ("gemm", "quantize", "linear", "norm", "activation_quantize")
 HAS = set(_probe.cpu_features())
 
 DIGEST = """
@@ -30,6 +31,9 @@ for m, n, k in [(1, 70, 300), (13, 65, 130), (200, 33, 77)]:
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             out = kernels.int8_linear(x, packed, scale, bias, activation, out_dtype=dtype)
             digest.update(out.view(torch.uint8).numpy().tobytes())
+    for fused in (kernels.silu_mul_quantize(x, x.flip(-1)), kernels.gelu_quantize(x), kernels.gelu_quantize(x, "tanh")):
+        for out in fused:
+            digest.update(out.numpy().tobytes())
 print(kernels.isa(), digest.hexdigest())
 """
 
@@ -42,7 +46,7 @@ def python(*arguments, isa):
 
 @pytest.mark.parametrize("isa", [isa for isa, needs in NEEDS.items() if needs <= HAS and isa != kernels.isa()])
 def test_ops_under(isa):
-    files = [str(HERE / name) for name in ("test_gemm.py", "test_quantize.py", "test_linear.py")]
+    files = [str(HERE / f"test_{name}.py") for name in OPS]
     done = python("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files, isa=isa)
     assert done.returncode == 0, done.stdout[-3000:]
 
