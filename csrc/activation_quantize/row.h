@@ -36,7 +36,7 @@ template <class T, Function F>
 PYPROD_INLINE void run_row(const Row& row, float* y) {
   const Activate<T, F> activate = {static_cast<const T*>(row.x), static_cast<const T*>(row.up), y};
   const int32_t top = largest<T>(row.k, row.next_x, row.next_up, activate);
-  *row.scale = quantize_values(Values{y}, row.k, top, row.q);
+  *row.scale = quantize_values(Values<float>{y}, row.k, top, row.q);
 }
 
 template <class T>

@@ -4,6 +4,7 @@
 #include <cfloat>
 #include <cstdint>
 
+#include "common/float_types.h"
 #include "common/inline.h"
 
 // Symmetric dynamic quantization of a row: scale = max(max|x| / 127, FLT_MIN), q = round(x * (1 / scale)), ties to
@@ -30,9 +31,10 @@ PYPROD_INLINE int32_t round_scaled(float x, float inverse) {
 }
 
 // A row of floats as quantize_values() reads it.
+template <class T>
 struct Values {
-  const float* x;
-  PYPROD_INLINE float at(int64_t i) const { return x[i]; }
+  const T* x;
+  PYPROD_INLINE float at(int64_t i) const { return to_float(x[i]); }
 };
 
 // Quantizes values.at(0) .. at(k - 1), whose largest magnitude_bits() is `top`; returns their scale.
@@ -46,6 +48,17 @@ PYPROD_INLINE float quantize_values(const From& values, int64_t k, int32_t top, 
   const float inverse = 1.0f / scale;
   for (int64_t i = 0; i < k; ++i) q[i] = static_cast<int8_t>(round_scaled(values.at(i), inverse));
   return scale;
+}
+
+// Quantizes k floats; returns their scale.
+template <class T>
+PYPROD_INLINE float quantize_floats(const T* x, int64_t k, int8_t* q) {
+  int32_t top = 0;
+  for (int64_t i = 0; i < k; ++i) {
+    const int32_t bits = magnitude_bits(to_float(x[i]));
+    top = bits > top ? bits : top;
+  }
+  return quantize_values(Values<T>{x}, k, top, q);
 }
 
 }  // namespace pyprod

@@ -77,7 +77,7 @@ PYPROD_INLINE void layer_norm(const Norm& norm, const Row& row, const float* h, 
     top = largest<T>(k, row.next_x, row.next_residual, Normalize<false, false>{norm, h, mean, factor, y});
   }
   if (row.normalized != nullptr) write<T>(y, k, norm.stream, staged, row.normalized);
-  if (row.scale != nullptr) *row.scale = quantize_values(Values{y}, k, top, row.q);
+  if (row.scale != nullptr) *row.scale = quantize_values(Values<float>{y}, k, top, row.q);
 }
 
 // An RMS norm's v = h * weight, made again where it is needed.

@@ -16,7 +16,7 @@ NEEDS = {
     "avx2": {"avx2"},
     "avx512_vnni": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
 }
-OPS = ("gemm", "quantize", "linear", "norm", "activation_quantize")
+OPS = ("gemm", "quantize", "linear", "norm", "activation_quantize", "int4_linear")
 HAS = set(_probe.cpu_features())
 
 DIGEST = """
