@@ -1,6 +1,6 @@
 // advise_huge_pages: asks Linux to put a big tensor into 2 MB pages. A packed weight of 16 MB is 4096 small pages, more
-// than a core's TLB holds: a linear layer of 4096 x 4096 takes 8% longer with them for 1 row and 19% for 32 (Xeon of the
-// Sapphire Rapids generation).
+// than a core's TLB holds: a linear layer of 4096 x 4096 takes 8% longer with them for 1 row and 19% for 32 (Xeon of
+// the Sapphire Rapids generation).
 
 #include <sys/mman.h>
 #include <torch/csrc/stable/library.h>
