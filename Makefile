@@ -25,7 +25,7 @@ SOURCES := setup.py pyproject.toml $(shell find csrc)  # folders too: they chang
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint .venv/torch.txt
 
 .NOTPARALLEL:
-.PHONY: FORCE help bench bench-full test build lint format weights docs asv clean
+.PHONY: FORCE help bench bench-full test sanitize build lint format weights docs asv clean
 
 help: ## Explain each target
 	@echo "Usage: make TARGET"; echo
@@ -39,6 +39,11 @@ bench-full: build ## Measure every workload over every backend at batches 1, 8 a
 
 test: build $(STAMPS)/test ## Set up if needed, then run the whole test suite
 	@$(BIN)/python -m pytest $(ARGS)
+
+sanitize: build $(STAMPS)/test ## Run the kernels' tests under AddressSanitizer and UBSan
+	@PYPROD_SANITIZE=address,undefined PYPROD_CUDA=auto $(BIN)/python setup.py -q build_ext \
+		--build-temp build/sanitize --build-lib build/sanitize
+	@tools/sanitized $(BIN)/python -m pytest -q tests/kernels $(ARGS)
 
 build: $(STAMPS)/build ## Make .venv, install the pinned packages, build csrc/
 

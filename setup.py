@@ -4,6 +4,7 @@ Environment:
     PYPROD_CUDA: "auto" (default: CUDA code is built where nvcc works), "1" (refuse to build without it) or "0".
     PYPROD_CUDA_ARCHS: comma-separated architectures instead of the default, e.g. "90a" or "80,90a".
     CUDA_HOME: where the CUDA toolkit is, when nvcc is not in PATH or /usr/local/cuda.
+    PYPROD_SANITIZE: builds the ops alone, for the CPU, with these sanitizers: "address,undefined" (make sanitize).
     CXX: the C++ compiler, default g++ (>= 11).
     MAX_JOBS: parallel compilations, default: the CPUs of this process.
 """
@@ -42,6 +43,10 @@ CUDA_ARCHS = ("80", "89", "90a", "100a", "120a")
 WARNINGS = "-Wall -Wextra -Werror"
 # No contraction to FMA: every instruction set then rounds alike, so results are bit-identical across them.
 CXX_FLAGS = f"-std=c++20 -O3 -fPIC -fvisibility=hidden -ffp-contract=off {WARNINGS}"
+# The first report ends the process: what comes after it is noise. Frame pointers and lines make the report readable.
+SANITIZE = os.environ.get("PYPROD_SANITIZE", "")
+if SANITIZE:
+    CXX_FLAGS += f" -fsanitize={SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1"
 NVCC_FLAGS = (
     "-std=c++20 -O3 -fmad=false --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra "
     "-Werror all-warnings -Xptxas --warn-on-spills,-Werror"
@@ -106,8 +111,10 @@ def find_cuda(cxx: str) -> Cuda | None:
     want = os.environ.get("PYPROD_CUDA", "auto")
     if want not in ("auto", "0", "1"):
         refuse(f"PYPROD_CUDA={want!r} is not one of auto, 0, 1")
-    if want == "0":
-        sys.stderr.write("pyprod build: CPU only (PYPROD_CUDA=0)\n")
+    if SANITIZE and want == "1":
+        refuse("PYPROD_CUDA=1 and PYPROD_SANITIZE exclude each other: the sanitizers see CPU code only")
+    if SANITIZE or want == "0":
+        sys.stderr.write(f"pyprod build: CPU only ({'PYPROD_SANITIZE' if SANITIZE else 'PYPROD_CUDA=0'})\n")
         return None
     found = probe_cuda(cxx)
     if isinstance(found, Cuda):
@@ -150,6 +157,7 @@ def ninja_file(torch: Path, cxx: str, cuda: Cuda | None, probe_name: str) -> str
     python_flags = f"-isystem {pybind11.get_include()} -isystem {sysconfig.get_paths()['include']}"
     # Without --no-as-needed the linker drops libtorch_cpu and loading fails on aoti_torch_dtype_float32.
     libraries = f"-L{torch}/lib -Xlinker --no-as-needed -ltorch_cpu -ltorch -lc10"
+    linker = f"{cxx} -fsanitize={SANITIZE}" if SANITIZE else cxx
     nvcc = f"{cuda.nvcc} -ccbin {shlex.split(cxx)[0]}" if cuda else ""
     common = f"-I{ROOT}/csrc -MD -MF $out.d -c $in -o $out"
     lines = [
@@ -170,7 +178,7 @@ def ninja_file(torch: Path, cxx: str, cuda: Cuda | None, probe_name: str) -> str
         return " ".join(built)
 
     lines.append(f"build libpyprod.so: link {objects(ops_sources(cuda is not None), torch_flags)}")
-    lines.append(f" linker = {f'{nvcc} -cudart static' if cuda else cxx}\n libs = {libraries}")
+    lines.append(f" linker = {f'{nvcc} -cudart static' if cuda else linker}\n libs = {libraries}")
     lines.append(f"build {probe_name}: link {objects(probe_sources(), python_flags)}\n linker = {cxx}")
     return "\n".join(lines) + "\n"
 
@@ -208,14 +216,17 @@ class Build(build_ext):
         temp.mkdir(parents=True, exist_ok=True)
         (temp / "build.ninja").write_text(ninja_file(torch, cxx, cuda, probe_name))
         jobs = os.environ.get("MAX_JOBS", str(len(os.sched_getaffinity(0))))
-        done = subprocess.run([sys.executable, "-m", "ninja", "-C", str(temp), "-j", jobs], stdout=sys.stderr)
+        wanted = [OPS] if SANITIZE else [OPS, PROBE]
+        files = {name: Path(self.get_ext_filename(name)).name for name in wanted}
+        ninja = [sys.executable, "-m", "ninja", "-C", str(temp), "-j", jobs, *files.values()]
+        done = subprocess.run(ninja, stdout=sys.stderr)
         if done.returncode != 0:
             refuse("compiling csrc/ failed; the compiler's messages are above")
-        for name in (OPS, PROBE):
+        for name, file in files.items():
             target = Path(self.get_ext_fullpath(name))
             target.parent.mkdir(parents=True, exist_ok=True)
             fresh = target.with_name(f".{target.name}.new")
-            shutil.copyfile(temp / Path(self.get_ext_filename(name)).name, fresh)
+            shutil.copyfile(temp / file, fresh)
             fresh.replace(target)  # a process that has the old file mapped keeps it
 
 

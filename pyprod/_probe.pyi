@@ -31,6 +31,49 @@ def sample(call: Callable[[], object], max_count: int, max_ns: int = 0) -> bytes
         ValueError: max_count < 1 or max_ns < 0.
     """
 
+def arithmetics() -> list[str]:
+    """Loops for `arithmetic_rates` that this CPU can run: "clock" (one dependent addition a cycle), "int8.amx" ..."""
+
+def memory_patterns() -> list[str]:
+    """Ways through memory for `memory_rates`: "read", "copy_stream" (stores past the caches), ... or none."""
+
+def arithmetic_rates(name: str, cpus: list[int], repetitions: int, min_ns: int) -> list[float]:
+    """Operations per second of all CPUs together, one value a repetition.
+
+    Args:
+        name: of `arithmetics`.
+        cpus: a thread is pinned to each.
+        repetitions: timed runs, >= 1, all threads starting each together.
+        min_ns: the least that one run takes, found by growing it.
+
+    Raises:
+        ValueError: an argument is out of range, or this CPU can't run that loop.
+        RuntimeError: a thread could not be pinned.
+    """
+
+def memory_rates(pattern: str, bytes: int, huge: bool, cpus: list[int], repetitions: int, min_ns: int) -> list[float]:
+    """Bytes per second of all CPUs together, read plus written, one value a repetition.
+
+    Args:
+        pattern: of `memory_patterns`.
+        bytes: working set of all CPUs together, of a copy source plus target; each goes through a share of its own.
+        huge: ask for huge pages (which the kernel may refuse), or keep to plain ones.
+        cpus, repetitions, min_ns: see `arithmetic_rates`.
+
+    Raises:
+        ValueError: an argument is out of range.
+        RuntimeError: a thread could not be pinned.
+    """
+
+def parallel_region_seconds(address: int, threads: int, repetitions: int) -> list[float]:
+    """Seconds that an empty parallel region takes, one value a repetition, each of 200 regions.
+
+    Args:
+        address: of ``torch_parallel_for`` in libtorch_cpu.
+        threads: items in the region, one a thread.
+        repetitions: values wanted, >= 1.
+    """
+
 class Counters:
     """Cycles and instructions that the calling thread retires in user space (perf_event_open).
 

@@ -47,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "list", list_, "what exists here, and what can't run here and why")
     verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="the device asked about (default: cpu)")
 
-    _verb(verbs, "env", env, "this machine, as it is stored with every record")
+    verb = _verb(verbs, "env", env, "this machine, as it is stored with every record")
+    verb.add_argument("--ceilings", action="store_true", help="measure instead what it can do at most (20 s)")
 
     verb = _verb(verbs, "bench", bench, "measure candidates: a record, a table and report.html")
     _selection(verb)
@@ -83,8 +84,19 @@ def list_(options: argparse.Namespace) -> int:
 
 
 def env(options: argparse.Namespace) -> int:
-    """The fingerprint."""
-    _print_json(environment.fingerprint())
+    """The fingerprint, or the measured ceilings: a table, with --json both."""
+    if not options.ceilings:
+        _print_json(environment.fingerprint())
+        return SUCCESS
+    from pyprod import ceilings
+    from pyprod.progress import Bar
+
+    with Bar("measuring") as bar:
+        found = ceilings.ceilings(bar)
+    if options.json:
+        _print_json(environment.fingerprint() | {"ceilings": found})
+    else:
+        print(ceilings.to_text(found))
     return SUCCESS
 
 

@@ -9,6 +9,7 @@
 
 #include "common/activation.h"
 #include "common/float_types.h"
+#include "common/string_argument.h"
 
 // The border between torch and the kernels: every argument is checked here, before any memory is touched. A message
 // names the op, the argument, what it got and what it needs.

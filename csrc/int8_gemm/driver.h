@@ -1,6 +1,5 @@
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,6 +7,7 @@
 #include <memory>
 #include <new>
 
+#include "common/parallel.h"
 #include "int8_gemm/path.h"
 
 // Blocking and threads, the same for every path.
@@ -65,11 +65,11 @@ class Driver {
 
   void run() const {
     if (m_ == 0 || n_ == 0) return;
-    const int64_t threads = torch::stable::get_num_threads(), panels = ceil_div(n_, kPanel);
+    const int64_t threads = num_threads(), panels = ceil_div(n_, kPanel);
     if (panels * panel_bytes(k_) <= l2_bytes() / 2 && m_ >= 2 * threads * path_.tile_rows) {
       // The weights stay in every core's L2: the threads share the rows.
       const int64_t grain = ceil_div(kGrain, std::max<int64_t>(1, n_ * k_));
-      torch::stable::parallel_for(0, m_, grain, [&](int64_t begin, int64_t end) { row_range(begin, end, panels); });
+      parallel_for(0, m_, grain, [&](int64_t begin, int64_t end) { row_range(begin, end, panels); });
       return;
     }
     // The threads share the panels: each weight is read by one core, once for as many rows as half of L2 holds.
@@ -103,12 +103,12 @@ class Driver {
   // again for each tile of rows.
   void panel_ranges(char* rows, int64_t m, int64_t count, int64_t panels) const {
     const int64_t row_grain = ceil_div(kGrain / 16, std::max<int64_t>(1, k_));  // preparing costs ~16 MACs an element
-    torch::stable::parallel_for(0, count, row_grain, [&](int64_t begin, int64_t end) {
+    parallel_for(0, count, row_grain, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) prepare_(m + r, rows + r * stride_);
     });
     const int64_t step = std::max<int64_t>(1, l2_bytes() / 5 / panel_bytes(k_));
     const int64_t panel_grain = ceil_div(kGrain, std::max<int64_t>(1, count * k_ * kPanel));
-    torch::stable::parallel_for(0, panels, panel_grain, [&](int64_t begin, int64_t end) {
+    parallel_for(0, panels, panel_grain, [&](int64_t begin, int64_t end) {
       for (int64_t first = begin; first < end; first += step) {
         const int64_t last = std::min(end, first + step), next = std::min(end, last + step);
         path_.block({rows, stride_, m, count, packed_, n_, k_, first, last, next}, epilogue_);

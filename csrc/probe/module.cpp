@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/cpu_features.h"
+#include "probe/ceilings.h"
 #include "probe/counters.h"
 #include "probe/sampler.h"
 
@@ -54,6 +55,8 @@ PYBIND11_MODULE(_probe, m) {
   m.def("cpu_features", &cpu_features, "Instruction set extensions that this CPU and kernel offer.");
   m.def("sample", &sample, py::arg("call"), py::arg("max_count"), py::arg("max_ns") = 0,
         "Duration of each of up to max_count calls of call(), as bytes of int64 ns.");
+
+  probe::define_ceilings(m);
 
   py::register_local_exception_translator([](std::exception_ptr p) {
     try {

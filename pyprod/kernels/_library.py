@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -10,7 +11,8 @@ import torch
 
 from pyprod.types import Unavailable
 
-LIBRARY = Path(__file__).resolve().parent.parent / "libpyprod.so"
+#: What setup.py built, or another build of it: one with sanitizers, see `make sanitize`.
+LIBRARY = Path(os.environ.get("PYPROD_LIBRARY") or Path(__file__).resolve().parent.parent / "libpyprod.so")
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

@@ -13,6 +13,10 @@ LIMITS = {".py": 400, **dict.fromkeys(KERNEL_ENDINGS, 500)}
 
 PYTHON_HEADER = re.compile(r'#\s*include\s*[<"](Python\.h|pybind11/\S+|torch/(?:extension|python)\.h)[>"]')
 
+#: torch's regions hang in a forked child; ours do not.
+TORCH_THREADS = re.compile(r"torch::stable::(parallel_for|get_num_threads)|at::(parallel_for|get_num_threads)")
+SAFE_THREADS = "csrc/common/parallel.h"
+
 #: Where packages come from is the user's own configuration: a proxy, a mirror, a folder. In pieces, so that this file
 #: names none itself.
 REGISTRIES = tuple(
@@ -45,6 +49,19 @@ def python_headers(files: Iterable[Path], root: Path) -> list[str]:
             found = PYTHON_HEADER.search(path.read_text())
             if found:
                 wrong.append(f"{path.relative_to(root)} includes {found[1]}: only csrc/probe may know Python")
+    return wrong
+
+
+def unsafe_threads(files: Iterable[Path], root: Path) -> list[str]:
+    """Kernels that use torch's threads without the guard for forked processes."""
+    wrong = []
+    for path in files:
+        name = path.relative_to(root).as_posix()
+        if name.startswith("csrc/") and path.suffix in KERNEL_ENDINGS and name != SAFE_THREADS:
+            found = TORCH_THREADS.search(path.read_text())
+            if found:
+                safe = "parallel_for" if "for" in found[0] else "num_threads"
+                wrong.append(f"{name} calls {found[0]}: use pyprod::{safe} of {SAFE_THREADS}, which survives fork()")
     return wrong
 
 

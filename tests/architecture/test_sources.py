@@ -25,6 +25,10 @@ def test_only_the_probe_knows_python(files: list[Path]) -> None:
     assert sources.python_headers(files, ROOT) == []
 
 
+def test_kernels_survive_fork(files: list[Path]) -> None:
+    assert sources.unsafe_threads(files, ROOT) == []
+
+
 def test_no_registry_is_named(files: list[Path]) -> None:
     assert sources.registry_hosts(files, ROOT) == []
 
@@ -51,6 +55,16 @@ def test_a_kernel_that_knows_python(tmp_path: Path, header: str) -> None:
     assert header.strip('<>"') in found
     assert sources.python_headers(make(tmp_path, "csrc/probe/module.cpp", text), tmp_path) == []
     assert sources.python_headers(make(tmp_path, "csrc/a/b.h", "#include <torch/csrc/stable/ops.h>"), tmp_path) == []
+
+
+def test_a_kernel_with_threads_of_torch(tmp_path: Path) -> None:
+    text = "void f() { torch::stable::parallel_for(0, 1, 1, g); }\n"
+    (found,) = sources.unsafe_threads(make(tmp_path, "csrc/gemm/ops.cpp", text), tmp_path)
+    assert "csrc/gemm/ops.cpp calls torch::stable::parallel_for: use pyprod::parallel_for" in found
+    assert sources.unsafe_threads(make(tmp_path, sources.SAFE_THREADS, text), tmp_path) == []
+    assert (
+        sources.unsafe_threads(make(tmp_path, "csrc/gemm/ops.cpp", text.replace("torch::stable::", "")), tmp_path) == []
+    )
 
 
 @pytest.mark.parametrize("host", sources.REGISTRIES)

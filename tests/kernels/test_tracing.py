@@ -1,6 +1,4 @@
-"""What torch asks of an op: schema, fakes, compile, export; and processes that fork."""
-
-import os
+"""What torch asks of an op: schema, fakes, compile, export."""
 
 import pytest
 import torch
@@ -75,14 +73,3 @@ def test_compile_fullgraph(call):
         arguments = (torch.randn(rows, 30), packed.data, scale, bias)
         for got, want in zip(compiled(*arguments), model(*arguments), strict=True):
             assert torch.equal(got, want)
-
-
-def test_fork(call):
-    """A child of a process that already ran parallel regions computes the same; libgomp would hang with its threads."""
-    x, packed, scale, bias = call
-    want = int8_linear(x, packed, scale, bias)
-    child = os.fork()
-    if child == 0:
-        torch.set_num_threads(1)
-        os._exit(0 if torch.equal(int8_linear(x, packed, scale, bias), want) else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
