@@ -8,6 +8,7 @@
 
 #include "activation_quantize/path.h"
 #include "common/isa.h"
+#include "common/parallel.h"
 #include "common/row_view.h"
 #include "common/scratch.h"
 
@@ -41,7 +42,7 @@ std::tuple<Tensor, Tensor> run(Function function, Float type, const Tensor& x_in
   int8_t* const q = static_cast<int8_t*>(q_out.mutable_data_ptr());
   float* const scale = static_cast<float*>(scale_out.mutable_data_ptr());
   const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, k));
-  torch::stable::parallel_for(0, row_count(x_in), grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, row_count(x_in), grain, [&](int64_t begin, int64_t end) {
     float* y = reinterpret_cast<float*>(scratch(static_cast<size_t>(k) * sizeof(float)));
     for (int64_t m = begin; m < end; ++m) {
       const bool more = m + 1 < end;

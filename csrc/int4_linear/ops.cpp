@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "common/isa.h"
+#include "common/parallel.h"
 #include "common/row_view.h"
 #include "common/scratch.h"
 #include "int4_linear/path.h"
@@ -62,11 +63,11 @@ Linear check(const Tensor& x, const Tensor& packed, int64_t n, int64_t k, int64_
 void run(const Linear& linear, const RowView& x, int64_t m) {
   const Path& isa = path();
   const int64_t work = std::max<int64_t>(1, linear.k);
-  torch::stable::parallel_for(0, m, ceil_div(kGrain / 16, work), [&](int64_t begin, int64_t end) {
+  parallel_for(0, m, ceil_div(kGrain / 16, work), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) isa.prepare(linear, x.row(row), row);
   });
   const int64_t panels = ceil_div(linear.n, kPanel), grain = ceil_div(kGrain, m * work * kPanel);
-  torch::stable::parallel_for(0, panels, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, panels, grain, [&](int64_t begin, int64_t end) {
     for (int64_t panel = begin; panel < end; ++panel) {
       for (int64_t row = 0; row < m; row += isa.tile_rows)
         isa.tile(linear, row, static_cast<int>(std::min<int64_t>(isa.tile_rows, m - row)), panel);

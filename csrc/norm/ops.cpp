@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "common/isa.h"
+#include "common/parallel.h"
 #include "common/row_view.h"
 #include "common/scratch.h"
 #include "common/stream.h"
@@ -89,7 +90,7 @@ void run(Call call, const Outputs& out) {
   char* const scale = row_of(out.scale, 0, 0);
   const auto at = [](char* base, int64_t offset) { return base == nullptr ? nullptr : base + offset; };
   const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, k));
-  torch::stable::parallel_for(0, row_count(call.x), grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, row_count(call.x), grain, [&](int64_t begin, int64_t end) {
     float* floats = reinterpret_cast<float*>(scratch(static_cast<size_t>(scratch_floats(k)) * sizeof(float)));
     for (int64_t m = begin; m < end; ++m) {
       const bool more = m + 1 < end;
