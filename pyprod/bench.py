@@ -91,7 +91,7 @@ def measure(
         before: measurements that exist already; candidates that they complete are left out.
         cache: folder for what candidates share (exported files); by default the user's cache folder.
     """
-    history = _History(plan.settings.rounds)
+    history = _History()
     for measurement in before:
         history.add(measurement)
 
@@ -160,26 +160,23 @@ def slots(threads: int) -> dict[int, list[int]]:
 class _History:
     """What has been measured so far, as far as the next step depends on it."""
 
-    def __init__(self, rounds: int) -> None:
-        self._rounds = rounds
-        self._taken: dict[Candidate, set[int]] = {}
-        self._failed: set[Candidate] = set()
+    def __init__(self) -> None:
+        self._done: set[Candidate] = set()
         self.scored: set[tuple[str, str, str, str]] = set()
         self.next_round = 0
 
     def add(self, measurement: Measurement) -> None:
         if measurement.replica:
             return
-        if measurement.failure:
-            self._failed.add(measurement.candidate)
+        if measurement.failure or measurement.metric == "peak_rss":  # memory is asked for after the last round
+            self._done.add(measurement.candidate)
         elif measurement.metric == "latency":
-            self._taken.setdefault(measurement.candidate, set()).add(measurement.round)
             self.next_round = max(self.next_round, measurement.round + 1)
         elif measurement.metric == "accuracy":
             self.scored.add(measurement.candidate.form)
 
     def done(self, candidate: Candidate) -> bool:
-        return candidate in self._failed or len(self._taken.get(candidate, ())) >= self._rounds
+        return candidate in self._done
 
 
 def _backends(names: Sequence[str], device: str) -> list[str]:

@@ -170,6 +170,7 @@ def _settings(verb: argparse.ArgumentParser) -> None:
         "max_samples": "most calls per slice",
         "warmup_s": "longest warm-up, seconds",
         "timeout_s": "a stage that takes longer has hung, seconds",
+        "budget_s": "no further round after so many seconds of timing, once there are 5",
         "seed": "of the order within rounds",
     }
     for field in fields(Settings):

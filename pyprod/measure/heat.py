@@ -11,6 +11,7 @@ import datetime
 import random
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pyprod.measure import memory
-from pyprod.measure.process import Worker, WorkerFailed, thread_environment
+from pyprod.measure.process import Worker, WorkerFailed, worker_environment
 from pyprod.measure.subject import Observation
 from pyprod.types import Candidate, Failure, Measurement
 
@@ -27,6 +28,8 @@ from pyprod.types import Candidate, Failure, Measurement
 MEMORY_MARGIN = 2.0
 #: ... and never less than this: an interpreter with torch and a small model, while it compiles.
 MEMORY_FLOOR = 1 << 30
+#: No budget cuts a heat below this: the 20% trimmed mean of five rounds drops the best and the worst of them.
+FEWEST_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Settings:
         max_samples: at most so many calls per slice (a short slice says less than a record full of 10 µs calls costs).
         warmup_s: upper limit of the warm-up, seconds.
         timeout_s: a stage that takes longer has hung, seconds.
+        budget_s: seconds of timing after which a heat takes no further round, once it has `FEWEST_ROUNDS`: where one
+            call takes seconds, twenty rounds of forty candidates would take hours.
         seed: of the random order of the rounds.
     """
 
@@ -48,6 +53,7 @@ class Settings:
     max_samples: int = 200
     warmup_s: float = 2.0
     timeout_s: float = 600.0
+    budget_s: float = 120.0
     seed: int = 0
 
 
@@ -165,7 +171,12 @@ class Heat:
         for key in list(self._workers):
             self._ask(key, "warmup", max_ns=int(self._settings.warmup_s * 1e9))
         limits = {"max_count": self._settings.max_samples, "max_ns": int(self._settings.slice_s * 1e9)}
-        for number in range(first_round, first_round + self._settings.rounds):
+        deadline = time.monotonic() + self._settings.budget_s
+        for taken in range(self._settings.rounds):
+            if taken >= FEWEST_ROUNDS and time.monotonic() >= deadline:
+                self._progress.planned(-len(self._workers) * (self._settings.rounds - taken))
+                break
+            number = first_round + taken
             order = list(self._workers)
             rng.shuffle(order)
             for key in order:
@@ -193,7 +204,7 @@ class Heat:
     def _start(self, key: tuple[Candidate, int], cpus: Sequence[int]) -> Worker:
         """A worker whose temporary files, caches included, are its own and go when the heat ends."""
         scratch = Path(tempfile.mkdtemp(dir=self._scratch.name))
-        environment = thread_environment(key[0].threads) | {"TMPDIR": str(scratch)}
+        environment = worker_environment(key[0].threads) | {"TMPDIR": str(scratch)}
         with self._lock:  # so that an ending heat either sees this worker or none starts
             if self._ending:
                 raise KeyboardInterrupt

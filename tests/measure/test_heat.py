@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import time
@@ -71,6 +72,21 @@ def test_every_round_times_everyone_once() -> None:
         assert len(of(taken, backend, "peak_rss", replica)) == 1
     assert min(of(taken, "b.x", "latency")[0].samples) >= 4e6
     assert watch.done == watch.total == 4 * (1 + QUICK.rounds)
+
+
+def test_a_spent_budget_takes_the_fewest_rounds_and_asks_for_memory_all_the_same() -> None:
+    watch = Watch()
+    taken = run([entry("a.x")], dataclasses.replace(QUICK, rounds=9, budget_s=0), watch=watch)
+    assert [m.round for m in of(taken, "a.x", "latency")] == list(range(heat.FEWEST_ROUNDS))
+    assert len(of(taken, "a.x", "peak_rss")) == 1
+    assert watch.done == watch.total == 3 * (1 + heat.FEWEST_ROUNDS)
+
+
+def test_the_allocator_keeps_what_is_freed() -> None:
+    """Faults of a process that frees and takes 8 MB again and again: glibc's defaults unmap it each time."""
+    taken = run([entry("a.x", allocate=8 << 20)])
+    (faults,) = of(taken, "a.x", "faults")[0].samples
+    assert faults < 100
 
 
 def test_throughput_counts_samples_not_calls() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -62,7 +63,16 @@ class Toaster:
 
     def memory(self) -> list[Observation]:
         self._stage("memory")
-        return [Observation("toasts", "1", [self.toasts])]
+        return [Observation("toasts", "1", [self.toasts]), Observation("faults", "1", [self._faults()])]
+
+    def _faults(self) -> int:
+        """Page faults of ten rounds of taking, touching and freeing ``payload["allocate"]`` bytes, after the first."""
+        size = self.payload.get("allocate", 1)
+        bytearray(size)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            bytearray(size)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     @property
     def call(self) -> Callable[[], object]:

@@ -36,7 +36,8 @@ HOW_TAKEN = (
     ),
     Point(
         "Throughput",
-        "Samples per second of calls made back to back in one stream, median over the rounds.",
+        "Samples (for a language model, tokens) per second of calls made back to back in one stream, median over the "
+        "rounds.",
     ),
     Point(
         "Accuracy",
@@ -89,6 +90,12 @@ BIASES = (
         "One process per candidate",
         "Where a process happens to place its code and buffers can shift it by some percent for its whole life. The "
         "interval sees the rounds of one process, not other processes: only the A/A twin probes this.",
+    ),
+    Point(
+        "The allocator keeps freed memory",
+        "glibc's thresholds are fixed in every candidate's process, as servers that link another allocator have it: "
+        "left to move, they decide by chance whether a tensor's pages are faulted in again at every call. A process "
+        "with glibc's defaults can be slower.",
     ),
     Point(
         "Peak RSS includes the Python and torch runtime",

@@ -21,7 +21,7 @@ LEGEND = (
     f"* Pareto front of latency x accuracy x size. Baseline: {BASELINE[1]}. Ranges are 95% intervals: speed-up from "
     "medians paired by round, accuracy from a paired bootstrap.",
     f"Accuracy: no mark: loses at most {ACCURACY_LOSS:.0%} of the baseline's, whole interval; ✗ loses more; ? can't "
-    "say. ~ p99 of fewer than 100 calls. MB = 10^6 bytes; RSS includes Python and torch.",
+    "say. ~ p99 of fewer than 100 calls. /s: samples, tok/s: tokens. MB = 10^6 bytes; RSS includes Python and torch.",
     f"A/A: the same candidate measured twice. Outside {_LIMITS} no number of that cohort can be trusted.",
 )
 
@@ -58,6 +58,7 @@ def aa(row: pd.Series[Any]) -> str:
 def measured(row: pd.Series[Any]) -> dict[str, str]:
     """Cells of a row that has numbers, by heading, in the order of the table."""
     cuda, kind = row["device"] == "cuda", row["statistic"]
+    rate = rate_column(row["statistic"])
     few = "~" if row["calls"] < CALLS_FOR_P99 and row["calls"] > 0 else ""
     if row["baseline"]:
         speedup, difference = "baseline", "baseline"
@@ -70,13 +71,18 @@ def measured(row: pd.Series[Any]) -> dict[str, str]:
         "form": f"{'*' if row['pareto'] else ' '} {row['form']}",
         "p50 ms": digits.number(row["latency_p50_ms"]),
         "p99 ms": few + digits.number(row["latency_p99_ms"]),
-        "/s": digits.number(row["throughput_per_s"]),
+        {"throughput_per_s": "/s", "tokens_per_s": "tok/s"}[rate]: digits.number(row[rate]),
         "speed-up": speedup,
         "accuracy": digits.accuracy(row["accuracy"], kind) + VERDICT_MARKS.get(row["accuracy_verdict"], ""),
         "difference": difference,
         "MB": digits.number(row["artifact_mb"]),
         "GPU MB" if cuda else "RSS MB": digits.number(row["gpu_memory_mb" if cuda else "peak_rss_mb"]),
     }
+
+
+def rate_column(statistic: str) -> str:
+    """The column that says how fast: tokens for a language model, which is scored by perplexity, else samples."""
+    return "tokens_per_s" if statistic == "perplexity" else "throughput_per_s"
 
 
 def reason(row: pd.Series[Any]) -> str:

@@ -132,6 +132,7 @@ def _cohort(cohort: pd.DataFrame, record: Record) -> dict[str, Any]:
         "trust": first["cohort_trust"],
         "aa_ratio": first["cohort_aa_ratio"],
         "best": _best(ok),
+        "rate": cells.rate_column(first["statistic"]),
         "rows": ok.to_dict("records"),
         "failures": [row | {"reason": cells.reason(pd.Series(row))} for row in _failed(cohort).to_dict("records")],
         "notes": [(row["form"], row["notes"]) for row in ok.to_dict("records") if row["notes"]],

@@ -37,7 +37,7 @@ def to_markdown_tables(frame: pd.DataFrame, sort: str = "latency") -> str:
 
 def _table(cohort: pd.DataFrame) -> Iterable[str]:
     rows = [(row, cells.measured(row)) for _, row in cohort.iterrows()]
-    headings = list(rows[0][1])
+    headings = next((list(cell) for row, cell in rows if row["status"] == "ok"), list(rows[0][1]))
     yield _line(headings)
     yield _line(["---" if name in ("form", "speed-up", "difference") else "---:" for name in headings])
     for row, cell in rows:

@@ -14,7 +14,7 @@ from pyprod.measure.report import cells
 from pyprod.measure.report.frame import order
 
 #: Where the width does not allow all, these go first.
-_DISPENSABLE = ["RSS MB", "GPU MB", "/s", "p99 ms", "MB", "difference", "accuracy"]
+_DISPENSABLE = ["RSS MB", "GPU MB", "/s", "tok/s", "p99 ms", "MB", "difference", "accuracy"]
 _NARROWEST_NAME = 16
 #: Headings that are wider than their numbers: folding them leaves the width to the names.
 _TWO_LINES = {
