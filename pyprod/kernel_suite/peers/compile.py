@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from pyprod.kernel_suite.problems._fused import Fused
 from pyprod.types import Unavailable
 
 _FUSED = ("gelu_quantize", "layer_norm_quantize", "rms_norm_quantize", "silu_mul_quantize")
-VARIANTS = {"inductor": Variant(_FUSED, "float32", "torch.compile, compiled anew for each number of rows")}
+VARIANTS = {"inductor": Variant(_FUSED, "float32", "torch.compile, compiled for one row and for any number of rows")}
 
 
 def available(variant: str) -> Unavailable | None:
@@ -23,17 +24,19 @@ def available(variant: str) -> Unavailable | None:
 
 def prepare(problem: Fused, variant: str, threads: int, workdir: Path) -> Prepared:
     """The function; it is compiled on its first call."""
-    return Compiled(problem)
+    return Compiled(problem.eager)
 
 
 class Compiled(TorchPrepared):
-    """A compilation of its own for each number of rows, as the shapes of a server are known: the fastest there is."""
+    """Compiled for one row, and once for all other numbers of rows: the suite has too many for one each."""
 
-    def __init__(self, problem: Fused) -> None:
-        super().__init__(problem.eager)
+    def __init__(self, function: Callable[..., Any]) -> None:
+        torch.compiler.reset()
+        super().__init__(torch.compile(function, fullgraph=True))
 
     def bind(self, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
-        """Forget what was compiled for other rows, lest torch turns to dynamic shapes."""
-        torch.compiler.reset()
-        compiled = torch.compile(self._function, dynamic=False, fullgraph=True)
-        return TorchPrepared(compiled).bind(inputs)
+        """Rows marked dynamic, unless there is only one."""
+        for x in inputs:
+            if len(x) > 1:
+                torch._dynamo.mark_dynamic(x, 0)
+        return super().bind(inputs)

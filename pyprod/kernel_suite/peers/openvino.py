@@ -64,7 +64,7 @@ class OpenVino:
             "INFERENCE_PRECISION_HINT": ov.Type.bf16 if variant == "bf16" else ov.Type.f32,
         }
         if variant == "int8_weights":
-            self._config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 2**64 - 1  # whole rows
+            self._config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(2**64 - 1)  # whole rows
 
     def bind(self, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
         """Compile for these rows."""

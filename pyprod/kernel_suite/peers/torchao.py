@@ -1,19 +1,21 @@
-"""torchao: INT8 dynamic activation, INT8 weight, compiled for each number of rows."""
+"""torchao: INT8 dynamic activation, INT8 weight, compiled for one row and for any number of rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
-from pyprod.kernel_suite.peers import Prepared, TorchPrepared, Variant
+from pyprod.kernel_suite.peers import Prepared, Variant
+from pyprod.kernel_suite.peers.compile import Compiled
 from pyprod.kernel_suite.problems.linear import Linear
 from pyprod.types import Unavailable
 
 VARIANTS = {"int8": Variant(("linear",), "int8", "rows per token, weights per channel, torch.compile")}
+
+
+_SIZES = (768, 4096)
 
 
 def available(variant: str) -> Unavailable | None:
@@ -22,24 +24,15 @@ def available(variant: str) -> Unavailable | None:
 
 
 def prepare(problem: Linear, variant: str, threads: int, workdir: Path) -> Prepared:
-    """The layer quantized and compiled."""
+    """The layer quantized and compiled.
+
+    Raises:
+        Unavailable: the layer is none of the sizes that this peer has time for.
+    """
+    if min(problem.n, problem.k) not in _SIZES:
+        raise Unavailable("compiling takes seconds: measured at BERT-base and Llama sizes only")
     layer = nn.Linear(problem.k, problem.n, device="meta")
     layer.weight = nn.Parameter(problem.weight, requires_grad=False)
     layer.bias = nn.Parameter(problem.bias, requires_grad=False)
     quantize_(layer, Int8DynamicActivationInt8WeightConfig())
     return Compiled(layer)
-
-
-class Compiled(TorchPrepared):
-    """One compilation for all numbers of rows above one: the suite has too many for one each."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        torch.compiler.reset()
-        super().__init__(torch.compile(layer, fullgraph=True, dynamic=None))
-
-    def bind(self, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
-        """Rows marked dynamic."""
-        (x,) = inputs
-        if len(x) > 1:
-            torch._dynamo.mark_dynamic(x, 0)
-        return super().bind(inputs)
