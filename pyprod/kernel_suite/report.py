@@ -1,8 +1,9 @@
-"""What the suite found, as tables: by number of rows, by peer, and where we do worst. Text and Markdown say the same."""
+"""What the suite found, as tables: by number of rows, by peer, and where we do worst. Text and Markdown agree."""
 
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +13,14 @@ import pandas as pd
 
 from pyprod.kernel_suite.frame import mean_ratio, summarize
 from pyprod.measure import statistics, store
-from pyprod.measure.report import facts
+from pyprod.measure.report import digits, facts
 from pyprod.measure.statistics import Estimate
 from pyprod.types import Measurement, PyprodError
 
 #: Problems shown where we do worst, per kind and number of threads.
 WORST = 8
+#: Characters per line of the text.
+WIDTH = 100
 LEGEND = (
     "Ratio: time of the fastest peer of that very problem / our time, from medians paired by round; above 1 no peer is "
     "as fast. [95% interval]; of a geometric mean: from those of its problems, not of other problems.",
@@ -32,15 +35,15 @@ class Table(NamedTuple):
 
     title: str
     headings: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 def tables(frame: pd.DataFrame) -> Iterator[Table]:
     """Three tables for each kind and number of threads."""
     for (kind, threads), part in frame.groupby(["kind", "threads"]):
         ours = part[part["ours"] & part["status"].eq("ok")]
-        where = f"{kind}, {threads} thread{'s' if threads > 1 else ''}"
-        yield _by_rows(f"{where}: pyprod against the best peer of each problem, {_aa(ours)}", ours)
+        where = f"{kind}, {digits.count(threads, 'thread')}"
+        yield _by_rows(f"{where}: pyprod against the best peer of each problem; {_aa(ours)}", ours)
         yield _by_peer(f"{where}: each peer against the best peer of each problem", part)
         yield _worst(f"{where}: where pyprod does worst", ours)
 
@@ -60,9 +63,9 @@ def _by_rows(title: str, ours: pd.DataFrame) -> Table:
 
 def _by_peer(title: str, part: pd.DataFrame) -> Table:
     found = []
-    for peer, rows in part.groupby("peer"):
-        ok = rows[rows["status"].eq("ok")]
-        others = rows.loc[rows["status"].ne("ok"), "status"].value_counts()
+    for peer, group in part.groupby("peer"):
+        ok = group[group["status"].eq("ok")]
+        others = group.loc[group["status"].ne("ok"), "status"].value_counts()
         missing = ", ".join(f"{count} {status}" for status, count in others.items())
         found.append((mean_ratio(ok), (str(peer), str(int(ok["ratio"].notna().sum())), missing or "–")))
     found.sort(key=lambda item: -np.nan_to_num(item[0].value))
@@ -113,7 +116,7 @@ def _estimate(estimate: Estimate) -> str:
 
 
 def to_text(frame: pd.DataFrame) -> str:
-    """For a terminal of 100 columns."""
+    """For a terminal of `WIDTH` columns."""
     if not len(frame):
         return "nothing was measured\n"
     lines: list[str] = []
@@ -121,12 +124,14 @@ def to_text(frame: pd.DataFrame) -> str:
         if not table.rows:
             continue
         widths = [max(map(len, column)) for column in zip(table.headings, *table.rows, strict=True)]
-        lines.append(table.title)
+        lines += textwrap.wrap(table.title, WIDTH)
         for row in (table.headings, *table.rows):
             cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-            lines.append(("  " + "  ".join(cells))[:100].rstrip())
+            lines.append(("  " + "  ".join(cells))[:WIDTH].rstrip())
         lines.append("")
-    return "\n".join([*lines, *LEGEND]) + "\n"
+    for line in LEGEND:
+        lines += textwrap.wrap(line, WIDTH)
+    return "\n".join(lines) + "\n"
 
 
 def to_markdown(frame: pd.DataFrame, environment: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
@@ -162,13 +167,12 @@ def to_json(frame: pd.DataFrame) -> str:
     """The rows, and the geometric means by kind, threads and rows."""
     rows = json.loads(frame.to_json(orient="records"))
     means = []
-    for (kind, threads), part in frame[frame["ours"]].groupby(["kind", "threads"]):
-        for batch, group in [(None, part), *part.groupby("rows")]:
+    for (kind, _), part in frame[frame["ours"]].groupby(["kind", "threads"]):
+        for batch, group in [(None, part), *((group["rows"].iloc[0], group) for _, group in part.groupby("rows"))]:
             mean = mean_ratio(group)
-            means.append({"kind": kind, "threads": int(threads), "rows": batch and int(batch), "n": mean.n})
-            for name in ("value", "low", "high"):
-                value = getattr(mean, name)
-                means[-1][name] = value if value == value else None
+            known = {name: v if (v := getattr(mean, name)) == v else None for name in ("value", "low", "high")}
+            rows_ = None if batch is None else int(batch)
+            means.append({"kind": kind, "threads": int(part["threads"].iloc[0]), "rows": rows_, "n": mean.n, **known})
     return json.dumps({"rows": rows, "geometric_means": means}, indent=1) + "\n"
 
 

@@ -17,7 +17,7 @@ from pyprod.measure import store
 from pyprod.measure.heat import Entry, Progress, Settings, Sink, now
 from pyprod.measure.relay import Relay
 from pyprod.progress import Bar
-from pyprod.types import Candidate, Failure, Measurement, PyprodError, Unavailable
+from pyprod.types import Candidate, Failure, Measurement, PyprodError
 
 NAME = "kernels"
 #: Five rounds are the fewest that the trimmed mean trims; a slice is 20 calls, or 8 ms where calls are longer.
@@ -103,7 +103,7 @@ def measure(plan: bench.Plan, sink: Sink, progress: Progress, before: Iterable[M
         history.add(measurement)
 
     rng = random.Random(plan.settings.seed)
-    unavailable = {name: why for name, _, why in peers.known() if why}
+    unavailable = {c.backend: why for c in plan.candidates if (why := peers.unavailable(c.backend))}
     for threads, candidates in itertools.groupby(sorted(plan.candidates, key=_order), key=lambda c: c.threads):
         with Relay("pyprod.kernel_suite.subject:subject", bench.slots(threads), plan.settings, keep, progress) as relay:
             for _, members in itertools.groupby(candidates, key=_order):
@@ -130,7 +130,7 @@ def _has_twin(candidate: Candidate) -> bool:
 def _worth(
     candidate: Candidate,
     history: _History,
-    unavailable: Mapping[str, Unavailable],
+    unavailable: Mapping[str, PyprodError],
     keep: Callable[[Measurement], None],
 ) -> bool:
     """False, with a failure kept, where the peer can't run here or was too slow already with fewer rows."""

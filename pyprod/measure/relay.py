@@ -32,7 +32,7 @@ _DEADLY = ("crash", "timeout", "out_of_memory")
 class Relay(Heat):
     """The lanes' workers. A context manager: leaving it, however, ends them all.
 
-    A subject must say how long one call takes, as the metric "trial" in seconds, in its check.
+    A subject may say in its check how long one call takes, as the metric "trial" in seconds: the slow ones are skipped.
     """
 
     def __init__(
@@ -42,6 +42,9 @@ class Relay(Heat):
         self._lanes: dict[Lane, Worker] = {}
         self._deaths: Counter[Lane] = Counter()
         self._trials: dict[_Key, float] = {}
+
+    def __enter__(self) -> Relay:
+        return self
 
     def problem(self, entries: Sequence[Entry], first_round: int, rng: random.Random) -> None:
         """Measure candidates of one cohort side by side; their workers stay for the next problem."""
@@ -83,7 +86,7 @@ class Relay(Heat):
     def _skip_slow(self) -> None:
         limit = max(WORTH_SKIPPING_S, TOO_SLOW * min(self._trials.values(), default=0.0))
         for key in list(self._workers):
-            if (taken := self._trials[key]) > limit:
+            if (taken := self._trials.get(key, 0.0)) > limit:
                 message = f"a call takes {taken:.2g} s: over {TOO_SLOW:g} times the fastest one's"
                 self._drop(key, Failure("skipped", "check", message), building=False)
 

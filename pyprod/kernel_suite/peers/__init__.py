@@ -12,12 +12,11 @@ their own set them too, and let no thread spin between calls.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from pyprod import discover
@@ -49,19 +48,14 @@ class Prepared(Protocol):
 
 
 class TorchPrepared:
-    """A function of tensors, called under inference mode."""
+    """A function of tensors."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
 
     def bind(self, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
-        """A call without arguments. Inference mode is entered once, here, and holds for the whole process."""
-        torch.autograd.grad_mode._enter_inference_mode(True)
-        function = self._function
-        if len(inputs) == 1:
-            (x,) = inputs
-            return lambda: function(x)
-        return lambda: function(*inputs)
+        """A call without arguments; the worker's process has gradients switched off."""
+        return functools.partial(self._function, *inputs)
 
     def tensors(self, output: Any) -> tuple[Tensor, ...]:
         """One tensor or several."""
@@ -78,6 +72,17 @@ def known() -> Iterator[tuple[str, Variant | None, Unavailable | None]]:
             continue
         for name, variant in found.VARIANTS.items():
             yield f"{family}.{name}", variant, found.available(name)
+
+
+@functools.cache
+def unavailable(backend: str) -> PyprodError | None:
+    """Why "family.variant" can't run here, or None."""
+    try:
+        module, variant = split(backend)
+    except PyprodError as why:
+        return why
+    found: Unavailable | None = module.available(variant)
+    return found
 
 
 def split(backend: str) -> tuple[ModuleType, str]:

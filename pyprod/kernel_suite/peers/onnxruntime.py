@@ -38,9 +38,11 @@ def available(variant: str) -> Unavailable | None:
 
 def prepare(problem: Linear | Gemm, variant: str, threads: int, workdir: Path) -> Prepared:
     """A session over the graph of the variant."""
-    graph = {"dynamic": _dynamic, "qdq": _qdq, "nbits8": _nbits8, "matmul_integer": _matmul_integer}[variant]
     path = workdir / f"{variant}.onnx"
-    onnx.save(graph(problem), str(path))
+    if isinstance(problem, Gemm):
+        onnx.save(_matmul_integer(problem), str(path))
+    else:
+        onnx.save({"dynamic": _dynamic, "qdq": _qdq, "nbits8": _nbits8}[variant](problem), str(path))
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

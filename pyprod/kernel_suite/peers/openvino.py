@@ -1,4 +1,4 @@
-"""OpenVINO's CPU plugin, latency hint, one stream: calibrated INT8, weights-only INT8 with dynamic quantization, bf16."""
+"""OpenVINO's CPU plugin, latency hint, one stream: calibrated INT8, int8 weights with dynamic quantization, bf16."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ def prepare(problem: Linear, variant: str, threads: int, workdir: Path) -> Prepa
     layer.weight = nn.Parameter(problem.weight, requires_grad=False)
     layer.bias = nn.Parameter(problem.bias, requires_grad=False)
     observer = default_dynamic_quant_observer.with_args(reduce_range=False)
-    layer.qconfig = QConfig(activation=observer, weight=default_per_channel_weight_observer)
+    config = QConfig(activation=observer, weight=default_per_channel_weight_observer)  # type: ignore[no-untyped-call]
+    layer.qconfig = config  # type: ignore[assignment]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao is deprecated, and still what users of PyTorch alone have
-        return TorchPrepared(DynamicLinear.from_float(layer))
+        return TorchPrepared(DynamicLinear.from_float(layer))  # type: ignore[no-untyped-call]
