@@ -13,7 +13,6 @@ their own set them too, and let no thread spin between calls.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 

@@ -42,5 +42,5 @@ def _quantiles() -> NDArray[np.int8]:
 
 
 def checked_rows(m: int) -> Tensor:
-    """Which rows of m are compared, at most 32: first, last and evenly between; the reference of all would take hours."""
+    """Which rows of m are compared, at most 32: first, last and evenly between; all would take hours."""
     return torch.linspace(0, m - 1, min(m, 32)).round().long()

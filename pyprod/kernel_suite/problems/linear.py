@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pyprod.kernels._cost import Cost
-from pyprod.kernels.linear import int8_linear_cost
 from pyprod.kernel_suite.problems import ROWS
 from pyprod.kernel_suite.problems._matrix import SIZES, checked_rows, gaussian_codes
+from pyprod.kernels._cost import Cost
+from pyprod.kernels.linear import int8_linear_cost
 from pyprod.types import Mismatch
 
 __all__ = ["BATCHES", "OURS", "PATTERN", "SIZES", "Linear", "build", "cost"]
