@@ -2,7 +2,9 @@
 
 A block is a pair of comments, ``<!-- measured: WORKLOAD/DEVICE/bN/tN -->`` and ``<!-- /measured -->``; what stands
 between them is made from ``results/``. ``<!-- measured: kernels:TITLE -->``, with ``~`` for blanks,
-takes those tables of the kernel suite whose titles begin so. Without arguments it writes; with ``--check`` it fails when a file would change.
+takes those tables of the kernel suite whose titles begin so.
+
+Without arguments it writes; with ``--check`` it fails when a file would change.
 """
 
 from __future__ import annotations
