@@ -21,6 +21,8 @@ COLUMNS = {
     "candidate": "the candidate's id",
     "kind": "kind of problem",
     "problem": "kind and sizes",
+    "family": "models that have such layers",
+    "layer": "N x K, or K where there are no weights",
     "rows": "number of rows, M",
     "threads": "CPU threads",
     "peer": "family.variant",
@@ -38,6 +40,14 @@ COLUMNS = {
     "ratio_low": "lower end of its 95% interval",
     "ratio_high": "upper end",
     "aa_ratio": "time of the twin / this time; only pyprod's own have a twin",
+}
+#: By (N, K): what kind of model has such layers.
+FAMILIES = {
+    "BERT-base": {(768, 768), (3072, 768), (768, 3072)},
+    "MiniLM": {(384, 384), (1536, 384), (384, 1536)},
+    "Llama-8B": {(4096, 4096), (14336, 4096), (4096, 14336)},
+    "ResNet im2col": {(64, 576), (128, 1152), (512, 4608)},
+    "ugly": {(577, 331), (1000, 512), (31, 4097)},
 }
 PROBLEM = ["kind", "problem", "rows", "threads"]
 _Rounds = Mapping[int, float]
@@ -100,10 +110,13 @@ def _ours(candidate: Candidate) -> bool:
 def _row(record: _Record, candidate: Candidate, environment: Mapping[str, Any]) -> dict[str, Any]:
     kind, sizes = problems.parse(candidate.workload)
     cost = problems.module(kind).cost(candidate.batch, **sizes)
+    layer = (sizes.get("n", 0), sizes["k"])
     row: dict[str, Any] = {
         "candidate": candidate.id,
         "kind": kind,
         "problem": candidate.workload,
+        "family": next((name for name, layers in FAMILIES.items() if layer in layers), ""),
+        "layer": f"{layer[0]}x{layer[1]}" if layer[0] else f"{layer[1]}",
         "rows": candidate.batch,
         "threads": candidate.threads,
         "peer": candidate.backend,
@@ -119,7 +132,7 @@ def _row(record: _Record, candidate: Candidate, environment: Mapping[str, Any]) 
     if not rounds:
         return row | {"status": "unfinished", "reason": "not timed: the run ended before"}
     seconds = float(np.median(list(rounds.values()))) * 1e-9
-    least = _roofline(environment, candidate.threads, cost.ops, cost.bytes, problems.module(kind).PATTERN)
+    least = _roofline(environment, candidate)
     return row | {
         "time_us": seconds * 1e6,
         "rounds": len(rounds),
@@ -129,11 +142,16 @@ def _row(record: _Record, candidate: Candidate, environment: Mapping[str, Any]) 
     }
 
 
-def _roofline(environment: Mapping[str, Any], threads: int, ops: int, bytes_: int, pattern: str) -> float:
+def _roofline(environment: Mapping[str, Any], candidate: Candidate) -> float:
     """Seconds; NaN where the record has no ceilings for so many threads."""
+    kind, sizes = problems.parse(candidate.workload)
+    module = problems.module(kind)
+    cost = module.cost(candidate.batch, **sizes)
+    held = module.working_set(candidate.batch, **sizes) if hasattr(module, "working_set") else cost.bytes
     try:
-        found = environment["ceilings"]
-        return ceilings.roofline_seconds(found, ops, bytes_, threads=threads, pattern=pattern)
+        return ceilings.roofline_seconds(
+            environment["ceilings"], cost.ops, cost.bytes, held, threads=candidate.threads, pattern=module.PATTERN
+        )
     except LookupError:
         return math.nan
 
@@ -161,3 +179,18 @@ def mean_ratio(rows: pd.DataFrame) -> Estimate:
 def _estimates(rows: pd.DataFrame) -> Sequence[Estimate]:
     columns = zip(rows["ratio"], rows["ratio_low"], rows["ratio_high"], rows["rounds"], strict=True)
     return [Estimate(float(v), float(low), float(high), int(n)) for v, low, high, n in columns]
+
+
+def steps(frame: pd.DataFrame) -> pd.DataFrame:
+    """What a row costs pyprod's linear with more rows: its time divided by that with the next smaller number of rows.
+
+    Returns:
+        "problem", "threads", "before", "after" (numbers of rows) and "step": above 1, where more rows cost more each.
+    """
+    ours = frame[frame["ours"] & frame["kind"].eq("linear") & frame["status"].eq("ok")]
+    found = []
+    for (problem, threads), part in ours.sort_values("rows").groupby(["problem", "threads"]):
+        rows, each = part["rows"].tolist(), (part["time_us"] / part["rows"]).tolist()
+        for i in range(1, len(rows)):
+            found.append((problem, threads, rows[i - 1], rows[i], each[i] / each[i - 1]))
+    return pd.DataFrame(found, columns=["problem", "threads", "before", "after", "step"]).astype({"step": float})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from pyprod.kernel_suite.frame import mean_ratio, summarize
+from pyprod.kernel_suite.frame import FAMILIES, mean_ratio, steps, summarize
 from pyprod.measure import statistics, store
 from pyprod.measure.report import digits, facts
 from pyprod.measure.statistics import Estimate
@@ -30,6 +31,11 @@ LEGEND = (
 )
 
 
+_STYLE = """body{font:14px/1.5 system-ui,sans-serif;max-width:75em;margin:2em auto;color-scheme:light dark}
+table{border-collapse:collapse}th,td{padding:.15em .8em;text-align:right;border-bottom:1px solid #8884}
+th:first-child,td:first-child{text-align:left}h2{font-size:1rem;margin:2em 0 .5em}p{max-width:60em}"""
+
+
 class Table(NamedTuple):
     """Cells as they are shown; the first column is aligned left."""
 
@@ -39,13 +45,36 @@ class Table(NamedTuple):
 
 
 def tables(frame: pd.DataFrame) -> Iterator[Table]:
-    """Three tables for each kind and number of threads."""
+    """All tables that have rows: a summary, three or four for each kind and number of threads, the steps."""
+    return (table for table in _tables(frame) if table.rows)
+
+
+def summary(frame: pd.DataFrame) -> Table:
+    """A line for each kind and number of threads."""
+    rows = []
+    for (kind, threads), part in frame[frame["ours"]].groupby(["kind", "threads"]):
+        known = part.dropna(subset=["ratio"])
+        if len(known):
+            worst = known.loc[known["ratio"].idxmin()]
+            faster = f"{int((known['ratio'] > 1).sum())} of {len(known)}"
+            where = f"{worst['ratio']:.2f} (M={worst['rows']} {worst['layer']})"
+            share = _percent(part["roofline_share"].median())
+            rows.append((str(kind), str(threads), _estimate(mean_ratio(known)), faster, where, share))
+    headings = ("", "threads", "geometric mean", "faster", "worst", "median roofline")
+    return Table("pyprod against the best peer of each problem", headings, rows)
+
+
+def _tables(frame: pd.DataFrame) -> Iterator[Table]:
+    yield summary(frame)
     for (kind, threads), part in frame.groupby(["kind", "threads"]):
         ours = part[part["ours"] & part["status"].eq("ok")]
         where = f"{kind}, {digits.count(threads, 'thread')}"
         yield _by_rows(f"{where}: pyprod against the best peer of each problem; {_aa(ours)}", ours)
         yield _by_peer(f"{where}: each peer against the best peer of each problem", part)
+        if (part["family"] != "").any():
+            yield _by_layer(f"{where}: each layer, time of the best peer / pyprod's", ours)
         yield _worst(f"{where}: where pyprod does worst", ours)
+    yield _steps("linear: where a row costs pyprod more when there are more rows", frame)
 
 
 def _by_rows(title: str, ours: pd.DataFrame) -> Table:
@@ -71,6 +100,27 @@ def _by_peer(title: str, part: pd.DataFrame) -> Table:
     found.sort(key=lambda item: -np.nan_to_num(item[0].value))
     rows = [(name, _estimate(mean), count, missing) for mean, (name, count, missing) in found]
     return Table(title, ("", "geometric mean", "problems", "without a number"), rows)
+
+
+def _by_layer(title: str, ours: pd.DataFrame) -> Table:
+    batches = sorted(ours["rows"].unique())
+    found = []
+    for (family, layer), part in ours.groupby(["family", "layer"]):
+        ratio = part.set_index("rows")["ratio"]
+        cells = (f"{ratio[rows]:.2f}" if rows in ratio else "" for rows in batches)
+        found.append((list(FAMILIES).index(family), (f"{family} {layer}", *cells)))
+    found.sort(key=lambda line: line[0])
+    return Table(title, ("N x K", *(f"M={rows}" for rows in batches)), [line for _, line in found])
+
+
+def _steps(title: str, frame: pd.DataFrame) -> Table:
+    found = steps(frame)
+    dearer = found[found["step"] > 1].nlargest(WORST, "step")
+    rows = [
+        (str(row["problem"]), str(row["threads"]), f"{row['before']} to {row['after']}", f"{row['step'] - 1:+.0%}")
+        for _, row in dearer.iterrows()
+    ]
+    return Table(title, ("", "threads", "M", "time per row"), rows)
 
 
 def _worst(title: str, ours: pd.DataFrame) -> Table:
@@ -121,8 +171,6 @@ def to_text(frame: pd.DataFrame) -> str:
         return "nothing was measured\n"
     lines: list[str] = []
     for table in tables(frame):
-        if not table.rows:
-            continue
         widths = [max(map(len, column)) for column in zip(table.headings, *table.rows, strict=True)]
         lines += textwrap.wrap(table.title, WIDTH)
         for row in (table.headings, *table.rows):
@@ -148,11 +196,25 @@ def to_markdown_tables(frame: pd.DataFrame, titles: Sequence[str] = ()) -> str:
     """The tables and the legend alone; with `titles`, only tables whose title starts with one of them."""
     lines: list[str] = []
     for table in tables(frame):
-        if titles and not any(table.title.startswith(title) for title in titles):
+        if titles and not table.title.startswith(tuple(titles)):
             continue
-        lines += [f"**{table.title}**", "", _line(table.headings)]
+        lines += [f"**{_inline(table.title)}**", "", _line(table.headings)]
         lines += [_line([":---", *["---:"] * (len(table.headings) - 1)]), *map(_line, table.rows), ""]
     return "\n".join([*lines, *(f"{line}  " for line in LEGEND), ""])
+
+
+def to_html(frame: pd.DataFrame, environment: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
+    """One page that needs no network."""
+    head = [*facts.headline(environment), ("Command", facts.command(plan))]
+    body = ["<h1>Kernels against their peers</h1>", *(f"<p>{name}: {html.escape(value)}</p>" for name, value in head)]
+    for table in tables(frame):
+        cells = "".join(f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in row)}</tr>" for row in table.rows)
+        headings = "".join(f"<th>{html.escape(heading)}</th>" for heading in table.headings)
+        body.append(f"<h2>{html.escape(table.title)}</h2>")
+        body.append(f"<table><thead><tr>{headings}</tr></thead><tbody>{cells}</tbody></table>")
+    body += [f"<p>{html.escape(line)}</p>" for line in LEGEND]
+    top = f'<meta charset="utf-8"><title>pyprod: kernels</title><style>{_STYLE}</style>'
+    return f'<!doctype html><html lang="en"><head>{top}</head><body>{"".join(body)}</body></html>\n'
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -160,7 +222,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _inline(text: str) -> str:
-    return text.replace("|", "\\|").replace("_", "\\_").replace("[", "\\[").replace("]", "\\]")
+    return text.replace("|", "\\|").replace("_", "\\_").replace("[", "\\[").replace("]", "\\]").replace("*", "\\*")
 
 
 def to_json(frame: pd.DataFrame) -> str:
@@ -180,6 +242,7 @@ _Render = Callable[[pd.DataFrame, Mapping[str, Any], Mapping[str, Any]], str]
 #: By file ending.
 FORMATS: dict[str, _Render] = {
     "csv": lambda frame, environment, plan: str(frame.to_csv(index=False)),
+    "html": lambda frame, environment, plan: to_html(frame, environment, plan),
     "json": lambda frame, environment, plan: to_json(frame),
     "md": to_markdown,
     "txt": lambda frame, environment, plan: to_text(frame),

@@ -23,6 +23,9 @@ _Key = tuple[Candidate, int]
 TOO_SLOW = 4.0
 #: ... is skipped, if it also takes longer than this, seconds: below, its rounds cost next to nothing.
 WORTH_SKIPPING_S = 0.03
+#: Calls at the start of a slice are not recorded for so long: interpreter, branch predictor and the near caches were
+#: another process's, and twenty calls of some microseconds would be over before they are warm.
+SETTLE_NS = 1_000_000
 #: A lane whose process died so often starts no other.
 MOST_DEATHS = 3
 #: What a process does not survive, or should not: memory that a library lost is not given back.
@@ -55,8 +58,9 @@ class Relay(Heat):
         self._workers.clear()
 
     def time(self, first_round: int, rng: random.Random) -> None:
-        """Take the rounds. Each slice begins with a call that is not recorded, and there is no other warm-up."""
+        """Take the rounds. Each slice begins with calls that are not recorded, and there is no other warm-up."""
         limits = {"max_count": self._settings.max_samples, "max_ns": int(self._settings.slice_s * 1e9)}
+        limits["settle_ns"] = SETTLE_NS
         for number in range(first_round, first_round + self._settings.rounds):
             order = list(self._workers)
             rng.shuffle(order)

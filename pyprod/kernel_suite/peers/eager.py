@@ -19,7 +19,9 @@ from pyprod.types import Unavailable
 _FUSED = ("gelu_quantize", "layer_norm_quantize", "rms_norm_quantize", "silu_mul_quantize")
 VARIANTS = {
     "fp32": Variant(("linear", *_FUSED), "float32", "torch.nn.functional, float32"),
-    "bf16": Variant(("linear",), "bfloat16", "weights in bfloat16, rows converted there and back in the call"),
+    "bf16": Variant(
+        ("linear", "linear_cold"), "bfloat16", "weights in bfloat16, rows converted there and back in the call"
+    ),
     "int_mm": Variant(("gemm",), "int8", "torch._int_mm with the weight laid out [K, N] by columns"),
 }
 

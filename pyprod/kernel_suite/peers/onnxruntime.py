@@ -19,8 +19,9 @@ from pyprod.kernel_suite.problems.gemm import Gemm
 from pyprod.kernel_suite.problems.linear import Linear
 from pyprod.types import Unavailable
 
+_LINEARS = ("linear", "linear_cold")
 VARIANTS = {
-    "dynamic": Variant(("linear",), "int8", "DynamicQuantizeMatMul u8s8: activations per tensor, weights per channel"),
+    "dynamic": Variant(_LINEARS, "int8", "DynamicQuantizeMatMul u8s8: activations per tensor, weights per channel"),
     "qdq": Variant(("linear",), "int8", "QGemm u8s8 from QDQ: activations per tensor with calibrated range, float out"),
     "nbits8": Variant(("linear",), "int8", "MatMulNBits, 8 bits, blocks of 32 along K, accuracy level 4 (int8)"),
     "matmul_integer": Variant(("gemm",), "int8", "MatMulInteger u8s8: rows moved by +128 beforehand, zero point 128"),

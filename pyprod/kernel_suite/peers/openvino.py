@@ -17,8 +17,9 @@ from pyprod.kernel_suite.peers import Prepared, Variant
 from pyprod.kernel_suite.problems.linear import Linear
 from pyprod.types import Unavailable
 
+_LINEARS = ("linear", "linear_cold")
 VARIANTS = {
-    "int8": Variant(("linear",), "int8", "FakeQuantize: activations per tensor with calibrated range, weights int8"),
+    "int8": Variant(_LINEARS, "int8", "FakeQuantize: activations per tensor with calibrated range, weights int8"),
     "int8_weights": Variant(("linear",), "int8", "int8 weights decompressed, rows quantized per token in the plugin"),
     "bf16": Variant(("linear",), "bfloat16", "inference precision bf16"),
 }

@@ -15,7 +15,7 @@ from pyprod.kernel_suite.problems.linear import Linear
 from pyprod.types import Unavailable
 
 VARIANTS = {
-    engine: Variant(("linear",), "int8", f"torch.ao dynamic linear, engine {engine}")
+    engine: Variant(("linear", "linear_cold"), "int8", f"torch.ao dynamic linear, engine {engine}")
     for engine in ("x86", "onednn", "fbgemm")
 }
 

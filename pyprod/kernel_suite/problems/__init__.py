@@ -7,7 +7,10 @@ A module here defines
 - ``OURS``: the peers that are pyprod's own, "family.variant";
 - ``PATTERN``: what of the memory ceilings bounds it, "read" or "copy";
 - ``build(**sizes)``: the `Problem`;
-- ``cost(m, **sizes)``: the least that m rows cost, whoever computes them.
+- ``cost(m, **sizes)``: the least that m rows cost, whoever computes them;
+- ``working_set(m, **sizes)``, if it is not ``cost(...).bytes``: what calls go through before a byte comes again.
+
+A problem that has ``copies`` is lowered so often, and calls take the copies in turn.
 """
 
 from __future__ import annotations
