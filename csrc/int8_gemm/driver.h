@@ -14,9 +14,13 @@
 
 namespace pyprod::int8_gemm {
 
-// A parallel region costs 1.9 us on 2 threads; 2^19 multiply-adds take 2.2 us at 234 G/s: less than that per thread is
-// not worth sharing.
-inline constexpr int64_t kGrain = 1 << 19;
+// A parallel region of 2 threads costs 1.5 us when its threads are awake and 10 when they sleep: a thread that gets
+// less work than this is not worth waking.
+inline constexpr int64_t kGrainNanoseconds = 5000;
+// Of reading weights from L2 or L3; few rows are bound by it.
+inline constexpr int64_t kBytesPerNanosecond = 100;
+// Elements that are prepared in kGrainNanoseconds, 12 per nanosecond.
+inline constexpr int64_t kPrepareGrain = 60000;
 // Rows that are prepared and multiplied at a time where the weights stay in L2.
 inline constexpr int64_t kRowChunk = 64;
 // Bytes of this CPU's L2, a core's own. 1 MB where the system does not say.
@@ -68,8 +72,7 @@ class Driver {
     const int64_t threads = num_threads(), panels = ceil_div(n_, kPanel);
     if (panels * panel_bytes(k_) <= l2_bytes() / 2 && m_ >= 2 * threads * path_.tile_rows) {
       // The weights stay in every core's L2: the threads share the rows.
-      const int64_t grain = ceil_div(kGrain, std::max<int64_t>(1, n_ * k_));
-      parallel_for(0, m_, grain, [&](int64_t begin, int64_t end) { row_range(begin, end, panels); });
+      parallel_for(0, m_, grain(n_, 0), [&](int64_t begin, int64_t end) { row_range(begin, end, panels); });
       return;
     }
     // The threads share the panels: each weight is read by one core, once for as many rows as half of L2 holds.
@@ -87,6 +90,12 @@ class Driver {
   const Epilogue& epilogue_;
   const int64_t stride_ = prepared_stride(path_, k_);
 
+  // How many steps of `macs` * k multiplications and `bytes` * k of weights are worth a thread.
+  int64_t grain(int64_t macs, int64_t bytes) const {
+    const int64_t nanoseconds = std::max(macs * k_ / path_.macs_per_nanosecond, bytes * k_ / kBytesPerNanosecond);
+    return ceil_div(kGrainNanoseconds, std::max<int64_t>(1, nanoseconds));
+  }
+
   // Rows [begin, end) against all panels. A few tiles of rows at a time, so that what is prepared is still in L1 or
   // close, and takes no room in L2 from the weights, the input and the output.
   void row_range(int64_t begin, int64_t end, int64_t panels) const {
@@ -95,20 +104,19 @@ class Driver {
     for (int64_t m = begin; m < end; m += step) {
       const int64_t count = std::min(step, end - m);
       for (int64_t r = 0; r < count; ++r) prepare_(m + r, rows + r * stride_);
-      path_.block({rows, stride_, m, count, packed_, n_, k_, 0, panels}, epilogue_);
+      path_.block({rows, stride_, m, count, packed_, n_, k_, 0, panels, panels}, epilogue_);
     }
   }
 
   // Rows [m, m + count) against all panels, which the threads share: in blocks of a fifth of L2, which is then read
   // again for each tile of rows.
   void panel_ranges(char* rows, int64_t m, int64_t count, int64_t panels) const {
-    const int64_t row_grain = ceil_div(kGrain / 16, std::max<int64_t>(1, k_));  // preparing costs ~16 MACs an element
+    const int64_t row_grain = ceil_div(kPrepareGrain, std::max<int64_t>(1, k_));
     parallel_for(0, count, row_grain, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) prepare_(m + r, rows + r * stride_);
     });
     const int64_t step = std::max<int64_t>(1, l2_bytes() / 5 / panel_bytes(k_));
-    const int64_t panel_grain = ceil_div(kGrain, std::max<int64_t>(1, count * k_ * kPanel));
-    parallel_for(0, panels, panel_grain, [&](int64_t begin, int64_t end) {
+    parallel_for(0, panels, grain(count * kPanel, kPanel), [&](int64_t begin, int64_t end) {
       for (int64_t first = begin; first < end; first += step) {
         const int64_t last = std::min(end, first + step), next = std::min(end, last + step);
         path_.block({rows, stride_, m, count, packed_, n_, k_, first, last, next}, epilogue_);

@@ -3,6 +3,8 @@
 // "The ABI of a vector argument depends on the target": activate() is always inlined and has none. GCC looks at this
 // where the template stands and at the end of the file.
 #pragma GCC diagnostic ignored "-Wpsabi"
+// GCC 12 takes the undefined operands inside its own AVX-512 intrinsics for variables of ours.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
 #include <immintrin.h>
 
@@ -43,33 +45,55 @@ PYPROD_AVX512_INLINE Channels load_channels(const Epilogue& e, int64_t n, int co
 template <Activation A>
 PYPROD_AVX512_INLINE __m512 dequantize(const Channels& c, int half, const int32_t* acc, __m512 row_scale) {
   const __m512i sums = _mm512_sub_epi32(_mm512_loadu_si512(acc + 16 * half), c.offset[half]);
-  // Not _mm512_cvtepi32_ps: GCC 12 takes its undefined operand for a bug of ours.
-  const __m512 sum = __builtin_convertvector(reinterpret_cast<__v16si>(sums), __m512);
-  return activate<A>(sum * (row_scale * c.scale[half]) + c.bias[half]);
+  return activate<A>(_mm512_cvtepi32_ps(sums) * (row_scale * c.scale[half]) + c.bias[half]);
+}
+
+// quantize_output() of rows.h: the maximum comes first and takes `low` for a NaN.
+PYPROD_AVX512_INLINE __m128i quantize_vector(const Epilogue& e, __m512 y) {
+  const int32_t least = e.store == Store::int8 ? -128 : 0;
+  const float low = static_cast<float>(least - e.out_zero_point), high = low + 255.0f;
+  const __m512 value = _mm512_max_ps(y * _mm512_set1_ps(e.out_inverse_scale), _mm512_set1_ps(low));
+  const __m512 shifted = _mm512_min_ps(value, _mm512_set1_ps(high)) + _mm512_set1_ps(12582912.0f);
+  const __m512i offset = _mm512_set1_epi32(e.out_zero_point - 0x4b400000);  // round_scaled() and the zero point
+  return _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_castps_si512(shifted), offset));
+}
+
+// How a row of two vectors is stored: as float32, as bytes, or by the plain code.
+enum class Row { f32, bytes, other };
+
+template <Activation A, Row kRow>
+PYPROD_AVX512_INLINE void finish_rows(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc,
+                                      const int8_t* panel) {
+  const Channels c = load_channels(e, n, cols, panel);
+  for (int r = 0; r < rows; ++r, acc += kPanel) {
+    const __m512 row_scale = _mm512_set1_ps(e.row_scale != nullptr ? e.row_scale[m + r] : e.scale);
+    __m512 y[2] = {dequantize<A>(c, 0, acc, row_scale), dequantize<A>(c, 1, acc, row_scale)};
+    if constexpr (kRow == Row::other) {
+      alignas(64) float row[kPanel];
+      for (int h = 0; h < 2; ++h) _mm512_store_ps(row + 16 * h, y[h]);
+      store_tile(e, m + r, 1, n, cols, row);
+    } else {
+      for (int h = 0; h < 2; ++h) {
+        const int64_t at = (m + r) * e.out_stride + n + 16 * h;
+        if (e.residual != nullptr) {
+          y[h] += _mm512_maskz_loadu_ps(c.mask[h], static_cast<const float*>(e.residual) + at);
+        }
+        if constexpr (kRow == Row::f32) {
+          _mm512_mask_storeu_ps(static_cast<float*>(e.out) + at, c.mask[h], y[h]);
+        } else {
+          _mm_mask_storeu_epi8(static_cast<int8_t*>(e.out) + at, c.mask[h], quantize_vector(e, y[h]));
+        }
+      }
+    }
+  }
 }
 
 template <Activation A>
 PYPROD_AVX512_INLINE void finish_rows(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc,
                                       const int8_t* panel) {
-  const Channels c = load_channels(e, n, cols, panel);
-  const bool floats = e.store == Store::floats && e.type == Float::f32;
-  for (int r = 0; r < rows; ++r, acc += kPanel) {
-    const __m512 row_scale = _mm512_set1_ps(e.row_scale != nullptr ? e.row_scale[m + r] : e.scale);
-    __m512 y[2] = {dequantize<A>(c, 0, acc, row_scale), dequantize<A>(c, 1, acc, row_scale)};
-    if (!floats) {
-      alignas(64) float row[kPanel];
-      for (int h = 0; h < 2; ++h) _mm512_store_ps(row + 16 * h, y[h]);
-      store_tile(e, m + r, 1, n, cols, row);
-      continue;
-    }
-    const int64_t at = (m + r) * e.out_stride + n;
-    for (int h = 0; h < 2; ++h) {
-      if (e.residual != nullptr) {
-        y[h] += _mm512_maskz_loadu_ps(c.mask[h], static_cast<const float*>(e.residual) + at + 16 * h);
-      }
-      _mm512_mask_storeu_ps(static_cast<float*>(e.out) + at + 16 * h, c.mask[h], y[h]);
-    }
-  }
+  if (e.store != Store::floats) return finish_rows<A, Row::bytes>(e, m, rows, n, cols, acc, panel);
+  if (e.type == Float::f32) return finish_rows<A, Row::f32>(e, m, rows, n, cols, acc, panel);
+  finish_rows<A, Row::other>(e, m, rows, n, cols, acc, panel);
 }
 
 PYPROD_AVX512_INLINE void finish_avx512(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc,

@@ -41,7 +41,7 @@ struct Block {
   const int8_t* packed;
   int64_t n, k;
   int64_t begin, end;
-  int64_t next = 0;  // end of the panels that this thread takes after these: they may be fetched into L2 meanwhile
+  int64_t next;  // end of the panels that this thread takes after these: they may be fetched into L2 meanwhile
 };
 
 // One instruction set. A path keeps activations in a form of its own ("prepared": unsigned bytes, int16 ...), an
@@ -50,8 +50,9 @@ struct Block {
 struct Path {
   const char* name;
   bool (*supported)();
-  int tile_rows;         // rows that tile() takes at most
-  int activation_bytes;  // of a prepared element
+  int tile_rows;            // rows that tile() takes at most
+  int activation_bytes;     // of a prepared element
+  int macs_per_nanosecond;  // about what a core does, to tell how many threads are worth waking
 
   // Copies k int8 into prepared form.
   void (*prepare)(const int8_t* a, int64_t k, void* prepared);

@@ -55,7 +55,7 @@ def summary(frame: pd.DataFrame) -> Table:
     for (kind, threads), part in frame[frame["ours"]].groupby(["kind", "threads"]):
         known = part.dropna(subset=["ratio"])
         if len(known):
-            worst = known.loc[known["ratio"].idxmin()]
+            worst = known.nsmallest(1, "ratio").iloc[0]
             faster = f"{int((known['ratio'] > 1).sum())} of {len(known)}"
             where = f"{worst['ratio']:.2f} (M={worst['rows']} {worst['layer']})"
             share = _percent(part["roofline_share"].median())

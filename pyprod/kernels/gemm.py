@@ -15,6 +15,7 @@ __all__ = ["PackedWeight", "int8_gemm", "int8_gemm_cost", "int8_gemm_reference",
 
 PANEL = 32  # output channels that lie together; csrc/int8_gemm/layout.h describes the layout
 MAX_K = 2**17 - 1  # a sum of K products of two int8 must fit int32
+HUGE = 4 << 20  # bytes from which a weight is put into 2 MB pages: below, the TLB holds its small pages
 
 _op = torch.ops.pyprod.int8_gemm.default
 
@@ -68,7 +69,10 @@ def pack_weight(w_q: Tensor) -> PackedWeight:
     weights = padded.view(panels, PANEL, words, 4).transpose(1, 2)
     compensation = -128 * padded.sum(1, dtype=torch.int32)
     first_row = compensation.view(panels, 1, PANEL, 1).view(torch.int8)
-    return PackedWeight(torch.cat([first_row, weights], 1), n, k)
+    data = torch.cat([first_row, weights], 1)
+    if data.device.type == "cpu" and data.numel() >= HUGE:
+        torch.ops.pyprod.advise_huge_pages.default(data)
+    return PackedWeight(data, n, k)
 
 
 def int8_gemm(a: Tensor, packed: PackedWeight) -> Tensor:
@@ -103,3 +107,8 @@ def _fake(a: Tensor, packed: Tensor, n: int, k: int) -> Tensor:
     if a.dim() != 2 or a.shape[1] != k:
         raise RuntimeError(f"int8_gemm: a must be [M, {k}], got {list(a.shape)}")
     return a.new_empty((a.shape[0], n), dtype=torch.int32)
+
+
+@fake("advise_huge_pages")
+def _no_advice(t: Tensor) -> None:
+    return None

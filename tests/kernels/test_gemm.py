@@ -8,9 +8,9 @@ import random
 import pytest
 import torch
 
-from pyprod.kernels.gemm import MAX_K, PackedWeight, int8_gemm, int8_gemm_cost, int8_gemm_reference, pack_weight
+from pyprod.kernels.gemm import HUGE, MAX_K, PackedWeight, int8_gemm, int8_gemm_cost, int8_gemm_reference, pack_weight
 
-# Around the register tiles (4 and 8 rows), the panel (32), a word (4), a cache line (64) and an L2 block.
+# Around the register tiles (4 to 32 rows), the panel (32), a word (4), a cache line (64) and an L2 block.
 EDGES = [
     (1, 1, 1), (1, 32, 4), (2, 33, 3), (3, 31, 5), (4, 64, 64), (5, 65, 63), (7, 96, 65), (8, 32, 128), (9, 95, 127),
     (15, 1, 256), (16, 129, 255), (17, 128, 257), (33, 160, 1024), (1, 300, 300), (300, 1, 1),
@@ -72,6 +72,24 @@ def test_packed_weight_survives(shape):
         assert torch.equal(twin.unpack(), w)
         assert (twin.n, twin.k) == shape
     assert torch.equal(packed.to("cpu").data, packed.data)
+
+
+def test_huge_pages_change_nothing():
+    """A weight big enough for whole 2 MB pages, one too small, and one that is not int8."""
+    w = int8(1200, HUGE // 1000)
+    assert torch.equal(pack_weight(w).unpack(), w)
+    assert torch.ops.pyprod.advise_huge_pages.default(int8(100)) is None
+    with pytest.raises(RuntimeError, match="advise_huge_pages: t must be int8, got float32"):
+        torch.ops.pyprod.advise_huge_pages.default(torch.zeros(3))
+
+
+def test_a_row_is_the_same_whatever_stands_beside_it():
+    """Batch invariance, over every height of a register tile and over what changes path or blocking with M."""
+    a, w = int8(300, 70), int8(300, 70)
+    packed = pack_weight(w)
+    whole = int8_gemm(a, packed)
+    for m in (*range(1, 50), 64, 65, 129):
+        assert torch.equal(int8_gemm(a[:m], packed), whole[:m]), m
 
 
 @pytest.mark.parametrize(

@@ -79,11 +79,28 @@ def test_a_row_that_is_not_finite_gives_nan_and_harms_no_other():
     assert torch.equal(out[kept], clean[kept])
 
 
+@pytest.mark.parametrize("activation", [None, "gelu", "silu"])
+def test_a_row_is_the_same_whatever_stands_beside_it(activation):
+    x, w, scale, bias, _ = arguments(300, 100, 90)
+    packed = pack_weight(w)
+    whole = int8_linear(x, packed, scale, bias, activation)
+    for m in (*range(1, 40), 64, 65, 129):
+        assert torch.equal(int8_linear(x[-m:], packed, scale, bias, activation), whole[-m:]), m
+
+
 def test_threads_change_nothing():
     """Few rows (threads share the panels) and many (they share the rows); also several callers at once."""
     before = torch.get_num_threads()
     try:
-        for shape in [(1, 2000, 700), (5, 4100, 300), (300, 500, 200)]:
+        # One row, few rows, rows to share, weights beyond half of L2, rows beyond half of L2, both.
+        for shape in [
+            (1, 2000, 700),
+            (5, 4100, 300),
+            (300, 500, 200),
+            (70, 1400, 1100),
+            (900, 40, 1300),
+            (600, 900, 2100),
+        ]:
             x, w, scale, bias, _ = arguments(*shape)
             packed = pack_weight(w)
             reference = int8_linear_reference(x, w, scale, bias)

@@ -89,8 +89,8 @@ def test_extremes_fit_int32():
         x = torch.full((2, k), value, dtype=torch.uint8)
         out = int8_linear_static(x, 1.0, zero, pack_weight(w), torch.ones(33))
         assert torch.equal(out, torch.full((2, 33), float((value - zero) * -128 * k)))
+    more = torch.zeros(1, k + 1, dtype=torch.int8)
     with pytest.raises(RuntimeError, match=f"int8_linear_static: k must be <= {k}, got {k + 1}"):
-        more = torch.zeros(1, k + 1, dtype=torch.int8)
         int8_linear_static(more, 1.0, 0, pack_weight(more), torch.ones(1))
 
 

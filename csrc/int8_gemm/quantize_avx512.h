@@ -1,0 +1,81 @@
+#pragma once
+
+#include <immintrin.h>
+
+#include "int8_gemm/finish_avx512.h"
+
+// quantize_row() of rows.h with AVX-512, 64 floats at a time; the same bits.
+
+namespace pyprod::int8_gemm {
+
+// 16 floats; those that `mask` leaves out are zeros and are not read.
+PYPROD_AVX512_INLINE __m512 load_floats(const float* x, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, x); }
+
+PYPROD_AVX512_INLINE __m512 load_floats(const BFloat16* x, __mmask16 mask) {
+  const __m256i bits = _mm256_maskz_loadu_epi16(mask, x);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
+PYPROD_AVX512_INLINE __m512 load_floats(const Float16* x, __mmask16 mask) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, x));
+}
+
+// Folds the magnitude_bits() of 64 floats, of which `mask` exist, into top[4].
+template <class From>
+PYPROD_AVX512_INLINE void fold_magnitudes(const From* x, __mmask64 mask, __m512i* top) {
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512i bits = _mm512_castps_si512(load_floats(x + 16 * j, static_cast<__mmask16>(mask >> (16 * j))));
+    top[j] = _mm512_max_epi32(top[j], _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)));
+  }
+}
+
+// round_scaled() of 64 floats as bytes, each xor'ed with kFlip (0x80 adds 128). Packing works within 128-bit lanes.
+template <uint8_t kFlip, class From>
+PYPROD_AVX512_INLINE __m512i quantize_64(const From* x, __mmask64 mask, __m512 inverse) {
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  __m512i q[4];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512 some = load_floats(x + 16 * j, static_cast<__mmask16>(mask >> (16 * j)));
+    const __m512 shifted = some * inverse + _mm512_set1_ps(12582912.0f);
+    q[j] = _mm512_sub_epi32(_mm512_castps_si512(shifted), _mm512_set1_epi32(0x4b400000));
+  }
+  const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
+  return _mm512_xor_si512(_mm512_permutexvar_epi32(order, bytes), _mm512_set1_epi8(static_cast<char>(kFlip)));
+}
+
+template <uint8_t kFlip, class From>
+PYPROD_AVX512_INLINE float quantize_row_avx512(const From* x, int64_t k, void* q) {
+  const int64_t whole = k / 64 * 64;
+  const __mmask64 all = ~uint64_t{0}, rest = (uint64_t{1} << (k - whole)) - 1;
+  __m512i top[4] = {};
+  for (int64_t i = 0; i < whole; i += 64) fold_magnitudes(x + i, all, top);
+  if (rest != 0) fold_magnitudes(x + whole, rest, top);
+  const __m512i largest = _mm512_max_epi32(_mm512_max_epi32(top[0], top[1]), _mm512_max_epi32(top[2], top[3]));
+  const int32_t bits = _mm512_reduce_max_epi32(largest);
+  const float scale = row_scale(bits);
+  uint8_t* to = static_cast<uint8_t*>(q);
+  if (!is_finite_magnitude(bits)) {
+    std::memset(to, kFlip, static_cast<size_t>(k));
+    return scale;
+  }
+  const __m512 inverse = _mm512_set1_ps(1.0f / scale);
+  for (int64_t i = 0; i < whole; i += 64) _mm512_storeu_si512(to + i, quantize_64<kFlip>(x + i, all, inverse));
+  if (rest != 0) _mm512_mask_storeu_epi8(to + whole, rest, quantize_64<kFlip>(x + whole, rest, inverse));
+  return scale;
+}
+
+template <uint8_t kFlip>
+PYPROD_AVX512_INLINE float quantize_row_avx512(Float type, const void* x, int64_t k, void* q) {
+  switch (type) {
+    case Float::f32:
+      return quantize_row_avx512<kFlip>(static_cast<const float*>(x), k, q);
+    case Float::bf16:
+      return quantize_row_avx512<kFlip>(static_cast<const BFloat16*>(x), k, q);
+    default:
+      return quantize_row_avx512<kFlip>(static_cast<const Float16*>(x), k, q);
+  }
+}
+
+}  // namespace pyprod::int8_gemm
