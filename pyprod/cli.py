@@ -125,10 +125,13 @@ def bench(options: argparse.Namespace) -> int:
     else:
         print(report.to_text(rows, sort=options.sort))
         print(f"\nrecord  {path}\nreport  {path / 'report.html'}")
+    return _finished(found, interrupted)
+
+
+def _finished(found: store.Record, interrupted: bool) -> int:
     if interrupted:
-        print(
-            f"pyprod: interrupted; what was measured is safe. Go on with: pyprod bench --resume {path}", file=sys.stderr
-        )
+        hint = f"what was measured is safe. Go on with: pyprod bench --resume {found.path}"
+        print(f"pyprod: interrupted; {hint}", file=sys.stderr)
         return INTERRUPTED
     return SUCCESS if any(m.metric == "latency" for m in found.measurements) else NOTHING_MEASURED
 
@@ -151,12 +154,7 @@ def _bench_suite(options: argparse.Namespace) -> int:
         tables.write(found.measurements, found.environment, found.plan, path / name)
     _print_suite(options, found)
     print(f"\nrecord  {path}\nreport  {path / 'report.md'}", file=sys.stderr if options.json else sys.stdout)
-    if interrupted:
-        print(
-            f"pyprod: interrupted; what was measured is safe. Go on with: pyprod bench --resume {path}", file=sys.stderr
-        )
-        return INTERRUPTED
-    return SUCCESS if any(m.metric == "latency" for m in found.measurements) else NOTHING_MEASURED
+    return _finished(found, interrupted)
 
 
 def _report_suite(options: argparse.Namespace) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from pyprod.kernel_suite.problems._matrix import SIZES
+from pyprod.kernel_suite.problems import _matrix
 from pyprod.kernel_suite.problems.linear import OURS, PATTERN, Linear, cost
 
 __all__ = ["BATCHES", "OURS", "PATTERN", "SIZES", "ColdLinear", "build", "cost", "working_set"]
 
+#: BERT-base and Llama-8B-like: preparing each peer dozens of times for every layer would take longer than the rest.
+SIZES = (*_matrix.SIZES[:3], *_matrix.SIZES[6:9])
 #: Where weights decide; with more rows arithmetic does.
 BATCHES = (1, 4, 8, 16)
 #: Int8 weights that calls go through before one comes again: a hundred times a second-level cache. A third-level cache
