@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "bench", bench, "measure candidates: a record, a table and report.html")
     _selection(verb)
     _settings(verb)
+    verb.add_argument("--suite", choices=("kernels",), help="measure the kernels against their peers instead of models")
     verb.add_argument("--out", type=Path, default=Path("results"), help="folder of records (default: results)")
     verb.add_argument("--resume", type=Path, metavar="RECORD", help="measure what this record still lacks")
     verb.add_argument("--sort", default="latency", metavar="COLUMN", help="column to sort the table by")
@@ -102,6 +103,8 @@ def env(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """Measure, write the record, print the table."""
+    if options.suite or (options.resume and _is_suite(options.resume)):
+        return _bench_suite(options)
     from pyprod import bench as bench_
     from pyprod.progress import Bar
 
@@ -122,16 +125,91 @@ def bench(options: argparse.Namespace) -> int:
     else:
         print(report.to_text(rows, sort=options.sort))
         print(f"\nrecord  {path}\nreport  {path / 'report.html'}")
+    return _finished(found, interrupted)
+
+
+def _finished(found: store.Record, interrupted: bool) -> int:
     if interrupted:
-        print(
-            f"pyprod: interrupted; what was measured is safe. Go on with: pyprod bench --resume {path}", file=sys.stderr
-        )
+        hint = f"what was measured is safe. Go on with: pyprod bench --resume {found.path}"
+        print(f"pyprod: interrupted; {hint}", file=sys.stderr)
         return INTERRUPTED
     return SUCCESS if any(m.metric == "latency" for m in found.measurements) else NOTHING_MEASURED
 
 
+def _bench_suite(options: argparse.Namespace) -> int:
+    """The same for the suite of the kernels."""
+    from pyprod.kernel_suite import report as tables
+    from pyprod.kernel_suite import run
+    from pyprod.progress import Bar
+
+    path = options.resume or run.create(_suite_plan(options), options.out)
+    interrupted = False
+    try:
+        with Bar("measuring") as bar:
+            run.resume(path, bar)
+    except KeyboardInterrupt:
+        interrupted = True
+    found = _read([path])
+    for name in ("report.md", "report.csv"):
+        tables.write(found.measurements, found.environment, found.plan, path / name)
+    _print_suite(options, found)
+    print(f"\nrecord  {path}\nreport  {path / 'report.md'}", file=sys.stderr if options.json else sys.stdout)
+    return _finished(found, interrupted)
+
+
+def _report_suite(options: argparse.Namespace) -> int:
+    """The tables of one record of the suite, or a file in another format."""
+    from pyprod.kernel_suite import report as tables
+
+    if len(options.records) > 1:
+        raise PyprodError("report records of the kernel suite one at a time: their rounds must not be paired")
+    found = _read(options.records)
+    if options.format or options.out:
+        out = options.out or options.records[0] / f"report.{options.format}"
+        tables.write(found.measurements, found.environment, found.plan, out, options.format or "")
+        print(out)
+    else:
+        _print_suite(options, found)
+    return SUCCESS if found.measurements else NOTHING_MEASURED
+
+
+def _print_suite(options: argparse.Namespace, found: store.Record) -> None:
+    from pyprod.kernel_suite import report as tables
+    from pyprod.kernel_suite.frame import summarize
+
+    frame = summarize(found.measurements, found.environment)
+    print(tables.to_json(frame) if options.json else tables.to_text(frame), end="")
+
+
+def _suite_plan(options: argparse.Namespace) -> Any:
+    """What the command line asks of the suite: its own settings, but for those that were given.
+
+    Raises:
+        PyprodError: an option that the suite has no use for was given.
+    """
+    from pyprod import bench as bench_
+    from pyprod.kernel_suite import run
+
+    if options.workload or options.full or options.device != ["cpu"]:
+        raise PyprodError("--suite takes neither --workload, --full nor --device; narrow it by patterns: 'linear/*'")
+    chosen = run.select(
+        options.patterns,
+        backend_names=options.backend,
+        batches=options.batch or (),
+        threads=options.threads or run.THREADS,
+    )
+    given = {f.name: getattr(options, f.name) for f in fields(Settings) if getattr(options, f.name) != f.default}
+    return bench_.Plan(chosen, replace(run.SETTINGS, **given))
+
+
+def _is_suite(path: Path) -> bool:
+    return bool(store.read(path).plan.get("suite"))
+
+
 def report_(options: argparse.Namespace) -> int:
     """Print the table of one or more records, or write it in another format."""
+    if any(map(_is_suite, options.records)):
+        return _report_suite(options)
     found = _read(options.records)
     if options.format or options.out:
         out = options.out or options.records[0] / f"report.{options.format}"
@@ -159,7 +237,7 @@ def _selection(verb: argparse.ArgumentParser) -> None:
     group.add_argument("--backend", nargs="+", default=[], metavar="NAME", help="family.variant, or a whole family")
     group.add_argument("--device", nargs="+", default=["cpu"], choices=("cpu", "cuda"))
     group.add_argument("--batch", nargs="+", type=int, metavar="N", help="samples per call (default: 1)")
-    group.add_argument("--threads", nargs="+", type=int, default=[1], metavar="N", help="CPU threads (default: 1)")
+    group.add_argument("--threads", nargs="+", type=int, metavar="N", help="CPU threads (default: 1; suite: 1 2)")
 
 
 def _settings(verb: argparse.ArgumentParser) -> None:
@@ -192,7 +270,7 @@ def _candidates(options: argparse.Namespace) -> tuple[Any, ...]:
         backend_names=options.backend,
         devices=options.device,
         batches=options.batch or batches,
-        threads=options.threads,
+        threads=options.threads or (1,),
     )
 
 

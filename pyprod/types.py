@@ -89,13 +89,13 @@ class Failure:
 
     Attributes:
         kind: "unavailable", "error" (an exception), "mismatch" (wrong output), "crash" (the process died),
-            "out_of_memory", "timeout".
+            "out_of_memory", "timeout", "skipped" (by a rule that the message names, as too slow to be worth it).
         stage: where it happened: "build", "check", "score", "warmup" or "time".
         message: one line for the table.
         detail: traceback or the tail of the worker's output; may be empty.
     """
 
-    kind: Literal["unavailable", "error", "mismatch", "crash", "out_of_memory", "timeout"]
+    kind: Literal["unavailable", "error", "mismatch", "crash", "out_of_memory", "timeout", "skipped"]
     stage: str
     message: str
     detail: str = ""

@@ -52,6 +52,27 @@ def test_a_block_is_made_from_the_newest_record_with_machine_and_command(tmp_pat
     assert splice.spliced(text, tmp_path) == text
 
 
+def kernel_record(root: Path, name: str, ours_us: float, peer_us: float) -> None:
+    path = store.create(root, name, ENVIRONMENT, PLAN | {"suite": "kernels"})
+    with store.Writer(path) as writer:
+        for round_ in range(3):
+            for backend, us in (("native.int8", ours_us), ("eager.fp32", peer_us)):
+                candidate = Candidate("linear/n768-k768", backend, batch=8)
+                writer.append(Measurement(candidate, "latency", "ns", (us * 1e3,) * 5, round_))
+
+
+def test_tables_of_the_kernel_suite_are_from_its_newest_record(tmp_path: Path) -> None:
+    text = "<!-- measured: kernels:pyprod~against -->\n<!-- /measured -->\n"
+    assert "*Not measured yet.*" in splice.spliced(text, tmp_path)
+    record(tmp_path, "2026-01-03-abacus", 7.0)
+    kernel_record(tmp_path, "2026-01-01-abacus-kernels", 10.0, 40.0)
+    kernel_record(tmp_path, "2026-01-02-abacus-kernels", 10.0, 20.0)
+    made = splice.spliced(text, tmp_path)
+    assert "| linear | 1 | 2.000 \\[2.000, 2.000\\] | 1 of 1 | 2.00 (M=8 768x768) | – |" in made
+    assert "results/2026-01-02-abacus-kernels" in made
+    assert splice.spliced(made, tmp_path) == made
+
+
 def test_a_cohort_that_nobody_measured_is_no_empty_table(tmp_path: Path) -> None:
     with pytest.raises(LookupError, match="has measured toast/cpu/b1/t1"):
         splice.spliced(TEXT, tmp_path)

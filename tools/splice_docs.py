@@ -1,7 +1,10 @@
 """Put measured tables into README.md and docs/, from the newest committed record that has them.
 
 A block is a pair of comments, ``<!-- measured: WORKLOAD/DEVICE/bN/tN -->`` and ``<!-- /measured -->``; what stands
-between them is made from ``results/``. Without arguments it writes; with ``--check`` it fails when a file would change.
+between them is made from ``results/``. ``<!-- measured: kernels:TITLE -->``, with ``~`` for blanks,
+takes those tables of the kernel suite whose titles begin so.
+
+Without arguments it writes; with ``--check`` it fails when a file would change.
 """
 
 from __future__ import annotations
@@ -9,8 +12,10 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from pyprod.kernel_suite import report as kernel_report
 from pyprod.measure import report, store
 
 ROOT = Path(__file__).parent.parent
@@ -23,13 +28,26 @@ def cohort_table(cohort: str, results: Path) -> str:
     Raises:
         LookupError: no record has it.
     """
-    for path in sorted((p.parent for p in results.glob(f"*/{store.PLAN}")), reverse=True):
-        record = store.read(path)
+    for record in _records(results):
         rows = [m for m in record.measurements if "{}/{}/b{}/t{}".format(*m.candidate.cohort) == cohort]
         if any(m.metric == "latency" for m in rows):
             table = report.to_markdown_tables(report.summarize(rows))
             return f"{table}\n{caption(record)}\n"
     raise LookupError(f"no record under {results} has measured {cohort}")
+
+
+def kernel_tables(title: str, results: Path) -> str:
+    """Markdown of the kernel suite's tables whose titles begin with `title`, from its newest record."""
+    for record in _records(results):
+        if record.plan.get("suite") == "kernels":
+            frame = kernel_report.summarize(record.measurements, record.environment)
+            return f"{kernel_report.to_markdown_tables(frame, [title])}\n{caption(record)}\n"
+    return "*Not measured yet.*\n"
+
+
+def _records(results: Path) -> Iterator[store.Record]:
+    """Newest first."""
+    return map(store.read, sorted((path.parent for path in results.glob(f"*/{store.PLAN}")), reverse=True))
 
 
 def caption(record: store.Record) -> str:
@@ -45,7 +63,14 @@ def caption(record: store.Record) -> str:
 
 def spliced(text: str, results: Path) -> str:
     """`text` with every block made anew."""
-    return BLOCK.sub(lambda m: m[1] + "\n" + cohort_table(m["cohort"], results) + "\n" + m[3], text)
+
+    def made(block: re.Match[str]) -> str:
+        suite, colon, title = block["cohort"].partition("kernels:")
+        if colon and not suite:
+            return kernel_tables(title.replace("~", " "), results)
+        return cohort_table(block["cohort"], results)
+
+    return BLOCK.sub(lambda m: m[1] + "\n" + made(m) + "\n" + m[3], text)
 
 
 def main() -> int:

@@ -72,8 +72,7 @@ class Driver {
     const int64_t threads = num_threads(), panels = ceil_div(n_, kPanel);
     if (panels * panel_bytes(k_) <= l2_bytes() / 2 && m_ >= 2 * threads * path_.tile_rows) {
       // The weights stay in every core's L2: the threads share the rows.
-      parallel_for(0, m_, grain(n_, 0),
-                                  [&](int64_t begin, int64_t end) { row_range(begin, end, panels); });
+      parallel_for(0, m_, grain(n_, 0), [&](int64_t begin, int64_t end) { row_range(begin, end, panels); });
       return;
     }
     // The threads share the panels: each weight is read by one core, once for as many rows as half of L2 holds.

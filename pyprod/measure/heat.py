@@ -236,12 +236,16 @@ class Heat:
     def _drop(self, key: tuple[Candidate, int], failure: Failure, building: bool) -> None:
         candidate, replica = key
         with self._lock:
-            self._workers.pop(key).close()
+            self._let_go(key, failure)
             if self._ending:  # we killed it ourselves: that says nothing about the candidate
                 return
             self._sink(Measurement(candidate, "failure", "", (), 0, replica, failure, {}, now()))
         self._progress.failed(candidate, failure)
         self._progress.planned(-(1 + self._settings.rounds) if building else -self._settings.rounds)
+
+    def _let_go(self, key: tuple[Candidate, int], failure: Failure) -> None:
+        """A worker whose candidate failed has nothing else to do; called with the lock held."""
+        self._workers.pop(key).close()
 
     def _record(self, key: tuple[Candidate, int], observation: Observation, number: int) -> None:
         candidate, replica = key

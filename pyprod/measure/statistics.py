@@ -95,6 +95,25 @@ def ratio(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> E
     return Estimate(float(value), float(low), float(high), n)
 
 
+def geometric_mean(estimates: Sequence[Estimate]) -> Estimate:
+    """Geometric mean of ratios measured apart from each other, with the 95% interval that their own intervals give.
+
+    The errors of the logarithms are taken as independent, so their half-widths add as squares. It says how well these
+    ratios are known, not what other problems would give: the problems are no random sample of anything.
+
+    Returns:
+        An estimate whose `n` counts the ratios. NaN without any; no interval when one of them has none.
+    """
+    nan = float("nan")
+    if not estimates:
+        return Estimate(nan, nan, nan, 0)
+    logs = np.log([[e.value, e.low, e.high] for e in estimates])
+    center = logs[:, 0].mean()
+    half = np.sqrt((((logs[:, 2] - logs[:, 1]) / 2) ** 2).sum()) / len(estimates)
+    low, value, high = np.exp([center - half, center, center + half])
+    return Estimate(float(value), float(low), float(high), len(estimates))
+
+
 def trustworthy(aa_ratio: float) -> bool:
     """Whether the A/A pair agrees: False outside 0.97–1.03, and for NaN."""
     return AA_LIMITS[0] <= aa_ratio <= AA_LIMITS[1]

@@ -54,10 +54,10 @@ class Server:
         context = {"calls": done.calls, "steady": done.steady, "timer": sampling.TIMER}
         return [Observation("warmup_time", "s", [done.elapsed_ns / 1e9], context)]
 
-    def time(self, max_count: int, max_ns: int) -> list[Observation]:
-        """One slice of a round: one call unrecorded (the caches were another's), then samples."""
+    def time(self, max_count: int, max_ns: int, settle_ns: int = 0) -> list[Observation]:
+        """One slice of a round: calls unrecorded, one at least (the caches were another's), then samples."""
         call = self.subject.call
-        call()
+        sampling.sample(call, max_count=1000, max_ns=settle_ns)
         start = time.perf_counter_ns()
         durations = sampling.sample(call, max_count, max_ns)
         elapsed = time.perf_counter_ns() - start

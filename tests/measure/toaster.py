@@ -52,7 +52,7 @@ class Toaster:
 
     def check(self) -> list[Observation]:
         self._stage("check")
-        return []
+        return [Observation("trial", "s", [self.payload["trial_s"]])] if "trial_s" in self.payload else []
 
     def score(self) -> list[Observation]:
         self._stage("score")
