@@ -62,13 +62,25 @@ void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t 
   by_rows[rows - 1](static_cast<const char*>(a), stride, panel, k, acc);
 }
 
-TARGET void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc) {
-  finish_tile(e, m, rows, n, cols, acc);
+TARGET void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc,
+                   const int8_t* panel) {
+  finish_tile(e, m, rows, n, cols, acc, panel);
 }
+
+void block(const Block& b, const Epilogue& epilogue) { block_of_tiles(kAvx2, b, epilogue); }
 
 }  // namespace
 
-const Path kAvx2 = {"avx2", supported, kRows, sizeof(int16_t), prepare, prepare_quantized, quantize, tile, finish};
+const Path kAvx2 = {.name = "avx2",
+                    .supported = supported,
+                    .tile_rows = kRows,
+                    .activation_bytes = sizeof(int16_t),
+                    .prepare = prepare,
+                    .prepare_quantized = prepare_quantized,
+                    .quantize = quantize,
+                    .tile = tile,
+                    .finish = finish,
+                    .block = block};
 
 }  // namespace pyprod::int8_gemm
 

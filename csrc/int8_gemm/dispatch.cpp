@@ -10,6 +10,7 @@ namespace {
 // Best first.
 const Path* const kPaths[] = {
 #if defined(__x86_64__)
+    &kAmx,
     &kAvx512Vnni,
     &kAvx2,
 #endif

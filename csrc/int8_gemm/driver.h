@@ -43,13 +43,14 @@ inline int64_t prepared_stride(const Path& path, int64_t k) {
   return (ceil_div(padded_k(k) * path.activation_bytes, 64) | 1) * 64;
 }
 
-// One GEMM. `prepare(m, row)` writes row m's prepared activations, `finish(m, rows, n, cols, acc)` takes a finished
-// tile acc[rows][32]; both are called from several threads, for each row and each tile once or (prepare) never twice.
-template <class Prepare, class Finish>
+// One GEMM. `prepare(m, row)` writes row m's prepared activations; it is called from several threads, never twice for
+// a row.
+template <class Prepare>
 class Driver {
  public:
-  Driver(const Path& path, int64_t m, int64_t n, int64_t k, const int8_t* packed, Prepare prepare, Finish finish)
-      : path_(path), m_(m), n_(n), k_(k), packed_(packed), prepare_(prepare), finish_(finish) {}
+  Driver(const Path& path, int64_t m, int64_t n, int64_t k, const int8_t* packed, Prepare prepare,
+         const Epilogue& epilogue)
+      : path_(path), m_(m), n_(n), k_(k), packed_(packed), prepare_(prepare), epilogue_(epilogue) {}
 
   void run() const {
     if (m_ == 0 || n_ == 0) return;
@@ -67,7 +68,7 @@ class Driver {
     });
     const int64_t panel_grain = ceil_div(kGrain, std::max<int64_t>(1, m_ * k_ * kPanel));
     torch::stable::parallel_for(0, panels, panel_grain,
-                                [&](int64_t begin, int64_t end) { block(rows, 0, m_, begin, end); });
+                                [&](int64_t begin, int64_t end) { blocks(rows, 0, m_, begin, end); });
   }
 
  private:
@@ -75,7 +76,7 @@ class Driver {
   const int64_t m_, n_, k_;
   const int8_t* packed_;
   const Prepare prepare_;
-  const Finish finish_;
+  const Epilogue& epilogue_;
   const int64_t stride_ = prepared_stride(path_, k_);
 
   // Rows [begin, end) against all panels, prepared a block at a time in this thread's own scratch.
@@ -86,25 +87,15 @@ class Driver {
     for (int64_t m = begin; m < end; m += step) {
       const int64_t count = std::min(step, end - m);
       for (int64_t r = 0; r < count; ++r) prepare_(m + r, rows + r * stride_);
-      block(rows, m, count, 0, panels);
+      blocks(rows, m, count, 0, panels);
     }
   }
 
-  // `count` prepared rows, the first of which is row m, against panels [begin, end). The rows are shared out evenly
-  // between the tiles: a last tile of one row would run at a quarter of the speed.
-  void block(const char* rows, int64_t m, int64_t count, int64_t begin, int64_t end) const {
+  // `count` prepared rows, the first of which is row m, against panels [begin, end), as many as L2 holds at a time.
+  void blocks(const char* rows, int64_t m, int64_t count, int64_t begin, int64_t end) const {
     const int64_t step = std::max<int64_t>(1, kWeightBlock / panel_bytes(k_));
-    const int64_t tiles = ceil_div(count, path_.tile_rows);
-    alignas(64) int32_t acc[kMaxTileRows * kPanel];
     for (int64_t first = begin; first < end; first += step) {
-      for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t r = t * count / tiles;
-        const int height = static_cast<int>((t + 1) * count / tiles - r);
-        for (int64_t p = first; p < std::min(end, first + step); ++p) {
-          path_.tile(height, rows + r * stride_, stride_, packed_ + p * panel_bytes(k_), k_, acc);
-          finish_(m + r, height, p * kPanel, static_cast<int>(std::min<int64_t>(kPanel, n_ - p * kPanel)), acc);
-        }
-      }
+      path_.block({rows, stride_, m, count, packed_, n_, k_, first, std::min(end, first + step)}, epilogue_);
     }
   }
 };

@@ -12,7 +12,7 @@
 
 namespace pyprod::int8_gemm {
 
-inline constexpr int kMaxTileRows = 16;           // of any path's register tile
+inline constexpr int kMaxTileRows = 32;           // of any path's register tile
 inline constexpr int kPanel = 32;                 // output channels of a panel
 inline constexpr int64_t kRowBytes = kPanel * 4;  // a panel's row: 4 k of 32 channels
 inline constexpr int64_t kMaxK = (1 << 17) - 1;   // |sum| <= K * 128 * 128 must fit int32

@@ -4,8 +4,6 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <cstring>
-
 #include "int8_gemm/driver.h"
 
 namespace pyprod::int8_gemm {
@@ -39,13 +37,12 @@ Tensor gemm(const Tensor& a_in, const Tensor& packed, int64_t n, int64_t k) {
   const int64_t m = a.size(0), stride = row_stride(a);
   Tensor out = torch::stable::new_empty(a, {m, n}, ScalarType::Int);
   const int8_t* from = static_cast<const int8_t*>(a.const_data_ptr());
-  int32_t* to = static_cast<int32_t*>(out.mutable_data_ptr());
+  Epilogue epilogue;
+  epilogue.store = Store::sums;
+  epilogue.out = out.mutable_data_ptr();
+  epilogue.out_stride = n;
   const auto prepare = [&](int64_t row, void* prepared) { isa.prepare(from + row * stride, k, prepared); };
-  const auto finish = [&](int64_t row, int rows, int64_t column, int columns, const int32_t* acc) {
-    for (int r = 0; r < rows; ++r)
-      std::memcpy(to + (row + r) * n + column, acc + r * kPanel, static_cast<size_t>(columns) * sizeof(int32_t));
-  };
-  Driver(isa, m, n, k, static_cast<const int8_t*>(packed.const_data_ptr()), prepare, finish).run();
+  Driver(isa, m, n, k, static_cast<const int8_t*>(packed.const_data_ptr()), prepare, epilogue).run();
   return out;
 }
 
@@ -76,10 +73,7 @@ Tensor linear(const Tensor& x_in, const Tensor& packed, int64_t n, int64_t k, co
   const auto prepare = [&](int64_t row, void* prepared) {
     row_scale[static_cast<size_t>(row)] = isa.prepare_quantized(types.in, from + row * bytes, k, prepared);
   };
-  const auto finish = [&](int64_t row, int rows, int64_t column, int columns, const int32_t* acc) {
-    isa.finish(epilogue, row, rows, column, columns, acc);
-  };
-  Driver(isa, m, n, k, static_cast<const int8_t*>(packed.const_data_ptr()), prepare, finish).run();
+  Driver(isa, m, n, k, static_cast<const int8_t*>(packed.const_data_ptr()), prepare, epilogue).run();
   return out;
 }
 

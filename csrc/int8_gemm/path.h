@@ -9,21 +9,43 @@
 
 namespace pyprod::int8_gemm {
 
-// What becomes of an int32 accumulator: out = activation(acc * row_scale * col_scale + bias) + residual, in float32,
-// evaluated in exactly that order: every path gives the same bits.
+// What is written: floats of Epilogue::type, the sums themselves, or integers by the output's scale and zero point.
+enum class Store : int { floats, sums, int8, uint8 };
+
+// What becomes of an int32 sum, in float32 and in exactly this order, so that every path gives the same bits:
+//
+//     sum -= zero_point * sum_k w                              (what the panel's first row is for)
+//     y    = activation(sum * (row scale * col_scale) + bias) + residual
+//     out  = y, or saturate(round_to_even(y * out_inverse_scale) + out_zero_point); a NaN gives the least integer
 struct Epilogue {
-  const float* row_scale;  // [M]
-  const float* col_scale;  // [N]
-  const float* bias;       // [N], or null
-  Activation activation;
-  const void* residual;  // [M, N] of type `type`, rows `out_stride` elements apart, or null
-  void* out;             // [M, N]
-  int64_t out_stride;
-  Float type;
+  const float* row_scale = nullptr;  // [M], or null: `scale` for every row
+  const float* col_scale = nullptr;  // [N]
+  const float* bias = nullptr;       // [N], or null
+  Activation activation = Activation::none;
+  const void* residual = nullptr;  // [M, N] of type `type`, rows `out_stride` elements apart, or null
+  void* out = nullptr;             // [M, N]
+  int64_t out_stride = 0;
+  Float type = Float::f32;
+  Store store = Store::floats;
+  float scale = 1;
+  int32_t zero_point = 0;  // of the int8 activations
+  float out_inverse_scale = 1;
+  int32_t out_zero_point = 0;
 };
 
-// One instruction set. A path keeps activations in a form of its own ("prepared": unsigned bytes, int16 ...), each
-// row at least padded_k(k) elements of `activation_bytes`.
+// `count` prepared rows, the first of which is row m of the output, against panels [begin, end) of a packed weight.
+struct Block {
+  const char* rows;
+  int64_t stride;  // bytes from one row to the next
+  int64_t m, count;
+  const int8_t* packed;
+  int64_t n, k;
+  int64_t begin, end;
+};
+
+// One instruction set. A path keeps activations in a form of its own ("prepared": unsigned bytes, int16 ...), an
+// element of which stands for one int8 and depends on nothing else: prepared rows may be put together from pieces.
+// A row must be readable up to a multiple of 64 bytes; what lies beyond padded_k(k) elements does not matter.
 struct Path {
   const char* name;
   bool (*supported)();
@@ -36,21 +58,53 @@ struct Path {
   float (*prepare_quantized)(Float type, const void* x, int64_t k, void* prepared);
   // Quantizes k floats to int8; returns the scale.
   float (*quantize)(Float type, const void* x, int64_t k, int8_t* q);
-  // acc[rows][32] = a[rows, k] * panel, exact. `stride`: bytes from one prepared row to the next.
+  // acc[rows][32] = a[rows, k] * panel, exact. `stride`: bytes from one prepared row to the next. Works alone; many
+  // calls belong into a TileScope.
   void (*tile)(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc);
   // Applies `epilogue` to acc[rows][32], which is the corner (m, n) of the output; columns beyond N are not written.
-  void (*finish)(const Epilogue& epilogue, int64_t m, int rows, int64_t n, int cols, const int32_t* acc);
+  // `panel`: the one that acc was computed from; read only where the epilogue has a zero point, else may be null.
+  void (*finish)(const Epilogue& epilogue, int64_t m, int rows, int64_t n, int cols, const int32_t* acc,
+                 const int8_t* panel);
+  // All of a block, finished: tile() and finish() in the order that is best here.
+  void (*block)(const Block& block, const Epilogue& epilogue);
+  // For TileScope; null where there is no such state.
+  void (*open)() = nullptr;
+  void (*close)() = nullptr;
+};
+
+// While it lives, tile() calls of this thread share the processor's tile configuration (AMX: 190 cycles to set, 12 to
+// drop). One per thread and parallel region, not nested. Foreign code that may use AMX itself (a torch op) must not run
+// inside.
+class TileScope {
+ public:
+  explicit TileScope(const Path& path) : path_(path) {
+    if (path_.open != nullptr) path_.open();
+  }
+  ~TileScope() {
+    if (path_.close != nullptr) path_.close();
+  }
+  TileScope(const TileScope&) = delete;
+  TileScope& operator=(const TileScope&) = delete;
+
+ private:
+  const Path& path_;
 };
 
 extern const Path kPortable;
 #if defined(__x86_64__)
 extern const Path kAvx2;
 extern const Path kAvx512Vnni;
+extern const Path kAmx;
 #endif
 
 // The best path of this CPU, or the one that the environment variable PYPROD_ISA names. Chosen once per process.
 // Throws std::runtime_error when PYPROD_ISA names no path or one that this CPU can't run.
 const Path& path();
+
+// Of panel p that are part of the output.
+inline int columns(const Block& b, int64_t p) {
+  return b.n - p * kPanel < kPanel ? static_cast<int>(b.n - p * kPanel) : kPanel;
+}
 
 inline int64_t padded_k(int64_t k) { return ceil_div(k, 4) * 4; }
 

@@ -31,13 +31,23 @@ void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t 
   }
 }
 
-void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc) {
-  finish_tile(e, m, rows, n, cols, acc);
+void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc, const int8_t* panel) {
+  finish_tile(e, m, rows, n, cols, acc, panel);
 }
+
+void block(const Block& b, const Epilogue& epilogue) { block_of_tiles(kPortable, b, epilogue); }
 
 }  // namespace
 
-const Path kPortable = {"portable",        supported, kRows, sizeof(int8_t), prepare,
-                        prepare_quantized, quantize,  tile,  finish};
+const Path kPortable = {.name = "portable",
+                        .supported = supported,
+                        .tile_rows = kRows,
+                        .activation_bytes = sizeof(int8_t),
+                        .prepare = prepare,
+                        .prepare_quantized = prepare_quantized,
+                        .quantize = quantize,
+                        .tile = tile,
+                        .finish = finish,
+                        .block = block};
 
 }  // namespace pyprod::int8_gemm

@@ -32,7 +32,7 @@ def load() -> None:
 
 
 def isa() -> str:
-    """The instruction set that the CPU kernels use: "avx512_vnni", "avx2" or "portable".
+    """The instruction set that the CPU kernels use: "amx", "avx512_vnni", "avx2" or "portable".
 
     The best that this CPU has, or the one that the environment variable PYPROD_ISA named when the process first asked.
 

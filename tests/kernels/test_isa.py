@@ -15,6 +15,7 @@ NEEDS = {
     "portable": set(),
     "avx2": {"avx2"},
     "avx512_vnni": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
+    "amx": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "amx_tile", "amx_int8"},
 }
 HAS = set(_probe.cpu_features())
 
