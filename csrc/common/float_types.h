@@ -12,6 +12,8 @@ namespace pyprod {
 
 enum class Float : int { f32, bf16, f16 };
 
+constexpr int64_t item_size(Float type) { return type == Float::f32 ? 4 : 2; }
+
 struct BFloat16 {
   uint16_t bits;
 };

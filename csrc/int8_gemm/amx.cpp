@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "common/cpu_features.h"
-#include "int8_gemm/rows.h"
+#include "int8_gemm/finish_avx512.h"
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-int8,prefer-vector-width=512")))
 
@@ -40,7 +40,8 @@ bool permitted() {
 
 bool supported() {
   const CpuFeatures has = detect_cpu();
-  return has.avx512f && has.avx512bw && has.avx512dq && has.avx512vl && has.amx_tile && has.amx_int8 && permitted();
+  return has.avx512f && has.avx512bw && has.avx512dq && has.avx512vl && has.avx512_vnni && has.amx_tile &&
+         has.amx_int8 && permitted();
 }
 
 // What ldtilecfg reads (Intel SDM volume 1, 18.2.2): bytes a row and rows of each tile.
@@ -84,6 +85,10 @@ void close() {
 
 TARGET void prepare(const int8_t* a, int64_t k, void* prepared) {
   prepare_row<int8_t, 0>(a, k, static_cast<int8_t*>(prepared));
+}
+
+TARGET void prepare_unsigned(const uint8_t* a, int64_t k, void* prepared) {
+  prepare_row<int8_t, -128>(a, k, static_cast<int8_t*>(prepared));
 }
 
 TARGET float prepare_quantized(Float type, const void* x, int64_t k, void* prepared) {
@@ -134,8 +139,22 @@ PYPROD_INLINE void advance(Pending& p, int until) {
   p.done = until;
 }
 
+// Weights that come after this block, fetched into L2 bit by bit while the tile unit multiplies: L3 gives 8 bytes per
+// cycle, a tile of 32 rows takes 32.
+struct Ahead {
+  const char* next;
+  const char* end;
+  int64_t lines;  // per step
+};
+
+PYPROD_INLINE void fetch(Ahead& ahead) {
+  const char* until = std::min(ahead.next + ahead.lines * 64, ahead.end);
+  for (; ahead.next < until; ahead.next += 64) _mm_prefetch(ahead.next, _MM_HINT_T1);
+}
+
 template <bool kTwo>
-TARGET void multiply(const char* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc, Pending& previous) {
+TARGET void multiply(const char* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc, Pending& previous,
+                     Ahead& ahead) {
   TILE_ZERO(0);
   TILE_ZERO(1);
   if constexpr (kTwo) {
@@ -148,6 +167,7 @@ TARGET void multiply(const char* a, int64_t stride, const int8_t* panel, int64_t
   int due = 0;
   for (int64_t i = 0; i < words / kStepWords; ++i, a += kStep, weights += kStepWords * kRowBytes) {
     step<kTwo>(a, stride, weights);
+    fetch(ahead);
     due += share;
     advance(previous, due >> 8);
   }
@@ -165,25 +185,26 @@ TARGET void multiply(const char* a, int64_t stride, const int8_t* panel, int64_t
   }
 }
 
-void multiply(int rows, const char* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc,
-              Pending& previous) {
+void multiply(int rows, const char* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc, Pending& previous,
+              Ahead& ahead) {
   configure(rows);
   if (rows > kHalf) {
-    multiply<true>(a, stride, panel, k, acc, previous);
+    multiply<true>(a, stride, panel, k, acc, previous, ahead);
   } else {
-    multiply<false>(a, stride, panel, k, acc, previous);
+    multiply<false>(a, stride, panel, k, acc, previous, ahead);
   }
 }
 
 void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc) {
   Pending none;
-  multiply(rows, static_cast<const char*>(a), stride, panel, k, acc, none);
+  Ahead nothing = {};
+  multiply(rows, static_cast<const char*>(a), stride, panel, k, acc, none, nothing);
   if (!opened) release();
 }
 
 TARGET void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc,
                    const int8_t* panel) {
-  finish_tile(e, m, rows, n, cols, acc, panel);
+  finish_avx512(e, m, rows, n, cols, acc, panel);
 }
 
 // Whole tiles of 32 rows and the rest last: a new height costs a configuration.
@@ -191,12 +212,18 @@ void block(const Block& b, const Epilogue& epilogue) {
   alignas(64) int32_t acc[2][kMaxTileRows * kPanel];
   Pending pending;
   int current = 0;
+  const int64_t bytes = panel_bytes(b.k), steps = std::max<int64_t>(1, b.k / kStep);
+  const char* after = reinterpret_cast<const char*>(b.packed + b.end * bytes);
+  const int64_t tiles = ceil_div(b.count, kRows);
+  // Not for a single tile of rows: weights that are read once stream in fast enough, and twice is slower (3%).
+  const int64_t fetched = tiles > 1 ? std::max<int64_t>(0, b.next - b.end) * bytes : 0;
+  Ahead ahead = {after, after + fetched, ceil_div(fetched, 64 * tiles * (b.end - b.begin) * steps)};
   const TileScope scope(kAmx);
   for (int64_t r = 0; r < b.count; r += kRows) {
     const int height = static_cast<int>(std::min<int64_t>(kRows, b.count - r));
     for (int64_t p = b.begin; p < b.end; ++p, current ^= 1) {
-      const int8_t* panel = b.packed + p * panel_bytes(b.k);
-      multiply(height, b.rows + r * b.stride, b.stride, panel, b.k, acc[current], pending);
+      const int8_t* panel = b.packed + p * bytes;
+      multiply(height, b.rows + r * b.stride, b.stride, panel, b.k, acc[current], pending, ahead);
       pending = {&epilogue, b.m + r, p * kPanel, height, columns(b, p), 0, acc[current], panel};
     }
   }
@@ -210,6 +237,7 @@ const Path kAmx = {.name = "amx",
                    .tile_rows = kRows,
                    .activation_bytes = sizeof(int8_t),
                    .prepare = prepare,
+                   .prepare_unsigned = prepare_unsigned,
                    .prepare_quantized = prepare_quantized,
                    .quantize = quantize,
                    .tile = tile,

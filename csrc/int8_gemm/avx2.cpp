@@ -21,6 +21,10 @@ TARGET void prepare(const int8_t* a, int64_t k, void* prepared) {
   prepare_row<int16_t, 0>(a, k, static_cast<int16_t*>(prepared));
 }
 
+TARGET void prepare_unsigned(const uint8_t* a, int64_t k, void* prepared) {
+  prepare_row<int16_t, -128>(a, k, static_cast<int16_t*>(prepared));
+}
+
 TARGET float prepare_quantized(Float type, const void* x, int64_t k, void* prepared) {
   return prepare_quantized_row<int16_t, 0>(type, x, k, static_cast<int16_t*>(prepared));
 }
@@ -76,6 +80,7 @@ const Path kAvx2 = {.name = "avx2",
                     .tile_rows = kRows,
                     .activation_bytes = sizeof(int16_t),
                     .prepare = prepare,
+                    .prepare_unsigned = prepare_unsigned,
                     .prepare_quantized = prepare_quantized,
                     .quantize = quantize,
                     .tile = tile,

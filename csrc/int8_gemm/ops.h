@@ -34,6 +34,36 @@ inline Float check_quantize(const Tensor& x) {
   return check_float("quantize_per_token", "x", x.scalar_type());
 }
 
+// What every linear layer takes besides its activations x [..., k]; `residual_dtype`: that of the sum it is added to.
+struct Layer {
+  const Tensor& packed;
+  int64_t n, k;
+  const Tensor& w_scale;
+  const std::optional<Tensor>& bias;
+  const std::optional<std::string>& activation;
+  const std::optional<Tensor>& residual;
+};
+
+inline Activation check_layer(const char* op, const char* x_name, const Tensor& x, const Layer& layer,
+                              ScalarType residual_dtype) {
+  const int64_t last = x.dim() - 1;
+  PYPROD_CHECK(x.dim() >= 1 && x.size(last) == layer.k, op, ": ", x_name, " must be [..., ", layer.k, "], got ",
+               shape_text(x));
+  check_packed(op, layer.packed, layer.n, layer.k, x);
+  check_vector(op, "w_scale", layer.w_scale, layer.n, x);
+  if (layer.bias.has_value()) check_vector(op, "bias", *layer.bias, layer.n, x);
+  const Activation activation = check_activation(op, layer.activation);
+  if (layer.residual.has_value()) {
+    const Tensor& residual = *layer.residual;
+    check_dtype(op, "residual", residual, residual_dtype);
+    bool same = residual.dim() == x.dim() && residual.size(last) == layer.n;
+    for (int64_t i = 0; same && i < last; ++i) same = residual.size(i) == x.size(i);
+    PYPROD_CHECK(same, op, ": residual must be shaped like the output, got ", shape_text(residual));
+    check_same_device(op, "residual", residual, x);
+  }
+  return activation;
+}
+
 // The types of an int8_linear call after all of its arguments were checked.
 struct LinearTypes {
   Float in, out;
@@ -41,26 +71,13 @@ struct LinearTypes {
   Activation activation;
 };
 
-inline LinearTypes check_linear(const Tensor& x, const Tensor& packed, int64_t n, int64_t k, const Tensor& w_scale,
-                                const std::optional<Tensor>& bias, const std::optional<std::string>& activation,
-                                const std::optional<Tensor>& residual, std::optional<ScalarType> out_dtype) {
+inline LinearTypes check_linear(const Tensor& x, const Layer& layer, std::optional<ScalarType> out_dtype) {
   constexpr const char* op = "int8_linear";
   LinearTypes types;
   types.in = check_float(op, "x", x.scalar_type());
   types.out_dtype = out_dtype.value_or(x.scalar_type());
   types.out = check_float(op, "out_dtype", types.out_dtype);
-  PYPROD_CHECK(x.dim() >= 1 && x.size(x.dim() - 1) == k, op, ": x must be [..., ", k, "], got ", shape_text(x));
-  check_packed(op, packed, n, k, x);
-  check_vector(op, "w_scale", w_scale, n, x);
-  if (bias.has_value()) check_vector(op, "bias", *bias, n, x);
-  types.activation = check_activation(op, activation);
-  if (residual.has_value()) {
-    check_dtype(op, "residual", *residual, types.out_dtype);
-    bool same = residual->dim() == x.dim() && residual->size(x.dim() - 1) == n;
-    for (int64_t i = 0; same && i + 1 < x.dim(); ++i) same = residual->size(i) == x.size(i);
-    PYPROD_CHECK(same, op, ": residual must be shaped like the output, got ", shape_text(*residual));
-    check_same_device(op, "residual", *residual, x);
-  }
+  types.activation = check_layer(op, "x", x, layer, types.out_dtype);
   return types;
 }
 

@@ -41,6 +41,7 @@ struct Block {
   const int8_t* packed;
   int64_t n, k;
   int64_t begin, end;
+  int64_t next = 0;  // end of the panels that this thread takes after these: they may be fetched into L2 meanwhile
 };
 
 // One instruction set. A path keeps activations in a form of its own ("prepared": unsigned bytes, int16 ...), an
@@ -54,6 +55,8 @@ struct Path {
 
   // Copies k int8 into prepared form.
   void (*prepare)(const int8_t* a, int64_t k, void* prepared);
+  // Copies k uint8, each lowered by 128 to be an int8, into prepared form.
+  void (*prepare_unsigned)(const uint8_t* a, int64_t k, void* prepared);
   // Quantizes k floats into prepared form; returns the scale (common/quantize.h).
   float (*prepare_quantized)(Float type, const void* x, int64_t k, void* prepared);
   // Quantizes k floats to int8; returns the scale.
@@ -93,6 +96,7 @@ class TileScope {
 extern const Path kPortable;
 #if defined(__x86_64__)
 extern const Path kAvx2;
+extern const Path kAvxVnni;
 extern const Path kAvx512Vnni;
 extern const Path kAmx;
 #endif
@@ -100,6 +104,9 @@ extern const Path kAmx;
 // The best path of this CPU, or the one that the environment variable PYPROD_ISA names. Chosen once per process.
 // Throws std::runtime_error when PYPROD_ISA names no path or one that this CPU can't run.
 const Path& path();
+
+// The same for a GEMM of `rows` rows: AMX leaves few rows to AVX512-VNNI, unless PYPROD_ISA names it.
+const Path& path_for(int64_t rows);
 
 // Of panel p that are part of the output.
 inline int columns(const Block& b, int64_t p) {

@@ -13,6 +13,10 @@ void prepare(const int8_t* a, int64_t k, void* prepared) {
   prepare_row<int8_t, 0>(a, k, static_cast<int8_t*>(prepared));
 }
 
+void prepare_unsigned(const uint8_t* a, int64_t k, void* prepared) {
+  prepare_row<int8_t, -128>(a, k, static_cast<int8_t*>(prepared));
+}
+
 float prepare_quantized(Float type, const void* x, int64_t k, void* prepared) {
   return prepare_quantized_row<int8_t, 0>(type, x, k, static_cast<int8_t*>(prepared));
 }
@@ -44,6 +48,7 @@ const Path kPortable = {.name = "portable",
                         .tile_rows = kRows,
                         .activation_bytes = sizeof(int8_t),
                         .prepare = prepare,
+                        .prepare_unsigned = prepare_unsigned,
                         .prepare_quantized = prepare_quantized,
                         .quantize = quantize,
                         .tile = tile,

@@ -13,8 +13,8 @@
 
 namespace pyprod::int8_gemm {
 
-template <class To, int kOffset>
-PYPROD_INLINE void prepare_row(const int8_t* a, int64_t k, To* prepared) {
+template <class To, int kOffset, class From>
+PYPROD_INLINE void prepare_row(const From* a, int64_t k, To* prepared) {
   for (int64_t i = 0; i < k; ++i) prepared[i] = static_cast<To>(a[i] + kOffset);
   for (int64_t i = k; i < padded_k(k); ++i) prepared[i] = 0;
 }

@@ -32,7 +32,8 @@ def load() -> None:
 
 
 def isa() -> str:
-    """The instruction set that the CPU kernels use: "amx", "avx512_vnni", "avx2" or "portable".
+    """The instruction set that the CPU kernels use: "amx", "avx512_vnni", "avx_vnni", "avx2" or
+    "portable".
 
     The best that this CPU has, or the one that the environment variable PYPROD_ISA named when the process first asked.
 
@@ -52,7 +53,7 @@ def fake(op: str) -> Callable[[_Function], _Function]:
 
 def refuse_gradient(op: str, *tensors: torch.Tensor | None) -> None:
     """Raise when autograd would have to differentiate `op`; traced code is not asked (its inputs are fakes)."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return
     if any(t is not None and t.requires_grad for t in tensors):
         raise RuntimeError(f"{op} has no gradient: call it under torch.inference_mode() or torch.no_grad()")

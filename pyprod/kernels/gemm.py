@@ -16,6 +16,8 @@ __all__ = ["PackedWeight", "int8_gemm", "int8_gemm_cost", "int8_gemm_reference",
 PANEL = 32  # output channels that lie together; csrc/int8_gemm/layout.h describes the layout
 MAX_K = 2**17 - 1  # a sum of K products of two int8 must fit int32
 
+_op = torch.ops.pyprod.int8_gemm.default
+
 
 @dataclass(frozen=True, eq=False)
 class PackedWeight:
@@ -82,7 +84,7 @@ def int8_gemm(a: Tensor, packed: PackedWeight) -> Tensor:
     Raises:
         RuntimeError: a or packed has a wrong dtype, shape or device; the message names it.
     """
-    out: Tensor = torch.ops.pyprod.int8_gemm.default(a, packed.data, packed.n, packed.k)
+    out: Tensor = _op(a, packed.data, packed.n, packed.k)
     return out
 
 

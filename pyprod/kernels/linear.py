@@ -19,6 +19,8 @@ __all__ = ["int8_linear", "int8_linear_cost", "int8_linear_reference"]
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
+_op = torch.ops.pyprod.int8_linear.default
+
 _ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     None: lambda y: y,
     "relu": functional.relu,
@@ -58,9 +60,7 @@ def int8_linear(
         RuntimeError: an argument has a wrong dtype, shape, device or value, or needs a gradient; the message names it.
     """
     refuse_gradient("int8_linear", x, bias, residual)
-    out: Tensor = torch.ops.pyprod.int8_linear.default(
-        x, packed.data, packed.n, packed.k, w_scale, bias, activation, residual, out_dtype
-    )
+    out: Tensor = _op(x, packed.data, packed.n, packed.k, w_scale, bias, activation, residual, out_dtype)
     return out
 
 
@@ -75,14 +75,31 @@ def int8_linear_reference(
 ) -> Tensor:
     """The same, slowly, with the activation in float64: equal bits without one or with relu."""
     q, scale = quantize_per_token_reference(x)
-    acc = int8_gemm_reference(q.reshape(math.prod(x.shape[:-1]), x.shape[-1]), w_q).reshape(*x.shape[:-1], w_q.shape[0])
+    return dequantize_reference(int8_matmul_reference(q, w_q), scale, w_scale, bias, activation, residual).to(
+        out_dtype or x.dtype
+    )
+
+
+def int8_matmul_reference(q: Tensor, w_q: Tensor) -> Tensor:
+    """``q @ w_q.T`` of integers ``[..., K]`` and ``[N, K]``, exact int32 ``[..., N]``."""
+    rows = q.reshape(math.prod(q.shape[:-1]), q.shape[-1])
+    return int8_gemm_reference(rows, w_q).reshape(*q.shape[:-1], w_q.shape[0])
+
+
+def dequantize_reference(
+    acc: Tensor,
+    scale: Tensor,
+    w_scale: Tensor,
+    bias: Tensor | None,
+    activation: Activation | None,
+    residual: Tensor | None,
+) -> Tensor:
+    """What every int8 linear layer does with its sums ``[..., N]``, float32; `scale` ``[...]`` is that of the rows."""
     y = acc.float() * (scale[..., None] * w_scale)
     if bias is not None:
         y = y + bias
     y = _ACTIVATIONS[activation](y.double()).float()
-    if residual is not None:
-        y = y + residual.float()
-    return y.to(out_dtype or x.dtype)
+    return y if residual is None else y + residual.float()
 
 
 def int8_linear_cost(m: int, n: int, k: int, x_itemsize: int = 4, out_itemsize: int = 4) -> Cost:

@@ -10,6 +10,8 @@ from pyprod.kernels._library import fake, refuse_gradient
 
 __all__ = ["quantize_per_token", "quantize_per_token_cost", "quantize_per_token_reference"]
 
+_op = torch.ops.pyprod.quantize_per_token.default
+
 
 def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
     """Quantize each row of x to int8 with a scale of its own.
@@ -27,7 +29,7 @@ def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
         RuntimeError: x has another dtype, no dimension, or needs a gradient.
     """
     refuse_gradient("quantize_per_token", x)
-    q, scale = torch.ops.pyprod.quantize_per_token.default(x)
+    q, scale = _op(x)
     return q, scale
 
 

@@ -14,8 +14,9 @@ HERE = Path(__file__).parent
 NEEDS = {
     "portable": set(),
     "avx2": {"avx2"},
+    "avx_vnni": {"avx2", "avx_vnni"},
     "avx512_vnni": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
-    "amx": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "amx_tile", "amx_int8"},
+    "amx": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "amx_tile", "amx_int8"},
 }
 HAS = set(_probe.cpu_features())
 
@@ -31,6 +32,9 @@ for m, n, k in [(1, 70, 300), (13, 65, 130), (200, 33, 77)]:
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             out = kernels.int8_linear(x, packed, scale, bias, activation, out_dtype=dtype)
             digest.update(out.view(torch.uint8).numpy().tobytes())
+    q = torch.randint(0, 256, (m, k), dtype=torch.uint8)
+    out = kernels.int8_linear_static(q, 0.01, 7, packed, scale, bias, "gelu", out_scale=0.1)
+    digest.update(out.numpy().tobytes())
 print(kernels.isa(), digest.hexdigest())
 """
 
@@ -43,7 +47,8 @@ def python(*arguments, isa):
 
 @pytest.mark.parametrize("isa", [isa for isa, needs in NEEDS.items() if needs <= HAS and isa != kernels.isa()])
 def test_ops_under(isa):
-    files = [str(HERE / name) for name in ("test_gemm.py", "test_quantize.py", "test_linear.py")]
+    names = ("gemm", "quantize", "linear", "linear_prequantized", "linear_static")
+    files = [str(HERE / f"test_{name}.py") for name in names]
     done = python("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files, isa=isa)
     assert done.returncode == 0, done.stdout[-3000:]
 

@@ -7,6 +7,8 @@ import torch
 
 from pyprod.kernels.gemm import PackedWeight, int8_gemm, pack_weight
 from pyprod.kernels.linear import int8_linear
+from pyprod.kernels.linear_prequantized import int8_linear_prequantized
+from pyprod.kernels.linear_static import int8_linear_static
 from pyprod.kernels.quantize import quantize_per_token
 
 OPS = torch.ops.pyprod
@@ -37,6 +39,10 @@ def test_opcheck(call):
         torch.bfloat16,
     )
     torch.library.opcheck(OPS.int8_linear.default, arguments)
+    torch.library.opcheck(OPS.int8_linear_prequantized.default, (q, torch.rand(6), packed.data, 33, 30, scale, bias))
+    static = (q, 0.1, 3, packed.data, 33, 30, scale, bias, "relu", None)
+    torch.library.opcheck(OPS.int8_linear_static.default, static)
+    torch.library.opcheck(OPS.int8_linear_static.default, (*static, torch.uint8, 0.5, 128))
 
 
 def test_fakes_agree_and_refuse(call):
@@ -56,8 +62,13 @@ def test_compile_fullgraph(call):
 
     def model(x, data, scale, bias):
         packed = PackedWeight(data, 33, 30)
-        q, _ = quantize_per_token(x)
-        return int8_linear(x, packed, scale, bias, "gelu") * 2, int8_gemm(q, packed)
+        q, row_scale = quantize_per_token(x)
+        return (
+            int8_linear(x, packed, scale, bias, "gelu") * 2,
+            int8_gemm(q, packed),
+            int8_linear_prequantized(q, row_scale, packed, scale, bias),
+            int8_linear_static(q, 0.1, 3, packed, scale, bias, "silu", out_scale=0.2, out_zero_point=-5),
+        )
 
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
     for rows in (6, 9):
