@@ -4,6 +4,7 @@
 #include <cfloat>
 #include <cstdint>
 
+#include "common/float_types.h"
 #include "common/inline.h"
 
 // Symmetric dynamic quantization of a row: scale = max(max|x| / 127, FLT_MIN), q = round(x * (1 / scale)), ties to
@@ -27,6 +28,37 @@ PYPROD_INLINE float row_scale(int32_t top) {
 // Rounds x * inverse, |x * inverse| < 2^22. Adding 1.5 * 2^23 leaves the integer in the low bits.
 PYPROD_INLINE int32_t round_scaled(float x, float inverse) {
   return std::bit_cast<int32_t>(x * inverse + 12582912.0f) - 0x4b400000;
+}
+
+// A row of floats as quantize_values() reads it.
+template <class T>
+struct Values {
+  const T* x;
+  PYPROD_INLINE float at(int64_t i) const { return to_float(x[i]); }
+};
+
+// Quantizes values.at(0) .. at(k - 1), whose largest magnitude_bits() is `top`; returns their scale.
+template <class From>
+PYPROD_INLINE float quantize_values(const From& values, int64_t k, int32_t top, int8_t* q) {
+  const float scale = row_scale(top);
+  if (!is_finite_magnitude(top)) {
+    for (int64_t i = 0; i < k; ++i) q[i] = 0;
+    return scale;
+  }
+  const float inverse = 1.0f / scale;
+  for (int64_t i = 0; i < k; ++i) q[i] = static_cast<int8_t>(round_scaled(values.at(i), inverse));
+  return scale;
+}
+
+// Quantizes k floats; returns their scale.
+template <class T>
+PYPROD_INLINE float quantize_floats(const T* x, int64_t k, int8_t* q) {
+  int32_t top = 0;
+  for (int64_t i = 0; i < k; ++i) {
+    const int32_t bits = magnitude_bits(to_float(x[i]));
+    top = bits > top ? bits : top;
+  }
+  return quantize_values(Values<T>{x}, k, top, q);
 }
 
 }  // namespace pyprod

@@ -7,6 +7,8 @@
 #include <cmath>
 
 #include "common/checks.h"
+#include "common/isa.h"
+#include "common/scratch.h"
 #include "int8_attention/head.h"
 #include "int8_gemm/driver.h"
 
@@ -15,14 +17,11 @@ namespace {
 
 constexpr int64_t kMaxKeys = 1 << 16;  // a sum of weights, each below 2^15, must fit int32
 
-int64_t item_size(Float type) { return type == Float::f32 ? 4 : 2; }
-
-const Attend& attend_for(const int8_gemm::Path& path) {
+const Attend& attend_for_isa() {
 #if defined(__x86_64__)
-  if (std::string(path.name).starts_with("avx512") || std::string(path.name) == "amx") return kAvx512;
-  if (std::string(path.name).starts_with("avx")) return kAvx2;
+  if (isa() >= Isa::avx512_vnni) return kAvx512;
+  if (isa() >= Isa::avx2) return kAvx2;
 #endif
-  (void)path;
   return kPortable;
 }
 
@@ -75,7 +74,7 @@ Tensor run(const Call& c, const std::optional<Tensor>& mask, const Tensor& first
   if (out.numel() == 0) return out;
   if (c.k.tokens == 0) return torch::stable::zero_(out);
   const int8_gemm::Path& path = int8_gemm::path();
-  const Attend& attend = attend_for(path);
+  const Attend& attend = attend_for_isa();
   const int64_t group = c.q.heads / c.k.heads;
   char* to = static_cast<char*>(out.mutable_data_ptr());
   // Both products, and a weight of the softmax, which takes as long as 16 multiply-adds.
@@ -105,7 +104,7 @@ Tensor run(const Call& c, const std::optional<Tensor>& mask, const Tensor& first
       head.mask.query_stride = mask_stride(mask, 2);
       head.mask.key_stride = mask_stride(mask, 3);
       head.mask.data += (b * mask_stride(mask, 0) + h * head.mask.head_stride) * head.mask.item_size;
-      attend.run(head, path, int8_gemm::workspace(static_cast<size_t>(attend.scratch_bytes(head, path))));
+      attend.run(head, path, scratch(static_cast<size_t>(attend.scratch_bytes(head, path))));
     }
   });
   return out;

@@ -18,6 +18,17 @@ NEEDS = {
     "avx512_vnni": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
     "amx": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "amx_tile", "amx_int8"},
 }
+OPS = (
+    "gemm",
+    "quantize",
+    "linear",
+    "linear_prequantized",
+    "linear_static",
+    "norm",
+    "activation_quantize",
+    "int4_linear",
+    "attention",
+)
 HAS = set(_probe.cpu_features())
 
 DIGEST = """
@@ -35,6 +46,11 @@ for m, n, k in [(1, 70, 300), (13, 65, 130), (200, 33, 77)]:
     q = torch.randint(0, 256, (m, k), dtype=torch.uint8)
     out = kernels.int8_linear_static(q, 0.01, 7, packed, scale, bias, "gelu", out_scale=0.1)
     digest.update(out.numpy().tobytes())
+    names = ("gemm", "quantize", "linear", "linear_prequantized", "linear_static")
+    files = [str(HERE / f"test_{name}.py") for name in names]
+    qkv, mask = torch.randn(2, m, 5 * 36), torch.rand(m, m) < 0.7
+    out = kernels.int8_attention_packed(qkv, 3, 1, mask, causal=n > 40)
+    digest.update(out.numpy().tobytes())
 print(kernels.isa(), digest.hexdigest())
 """
 
@@ -47,8 +63,7 @@ def python(*arguments, isa):
 
 @pytest.mark.parametrize("isa", [isa for isa, needs in NEEDS.items() if needs <= HAS and isa != kernels.isa()])
 def test_ops_under(isa):
-    names = ("gemm", "quantize", "linear", "linear_prequantized", "linear_static")
-    files = [str(HERE / f"test_{name}.py") for name in names]
+    files = [str(HERE / f"test_{name}.py") for name in OPS]
     done = python("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files, isa=isa)
     assert done.returncode == 0, done.stdout[-3000:]
 

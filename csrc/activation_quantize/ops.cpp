@@ -1,0 +1,92 @@
+// The ops of this family: checks, schemas, and the loop over rows.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <tuple>
+
+#include "activation_quantize/path.h"
+#include "common/isa.h"
+#include "common/row_view.h"
+#include "common/scratch.h"
+
+namespace pyprod::activation_quantize {
+namespace {
+
+// Elements that are worth a thread: starting one costs 2 us, they take about 4.
+constexpr int64_t kGrain = 1 << 14;
+
+Kernel kernel() {
+#if defined(__x86_64__)
+  if (isa() >= Isa::avx512_vnni) return kAvx512;
+  if (isa() >= Isa::avx2) return kAvx2;
+#endif
+  return kPortable;
+}
+
+Float check_input(const char* op, const char* name, const Tensor& x) {
+  PYPROD_CHECK(x.dim() >= 1, op, ": ", name, " must be [..., K], got a scalar");
+  return check_float(op, name, x.scalar_type());
+}
+
+std::tuple<Tensor, Tensor> run(Function function, Float type, const Tensor& x_in, const Tensor* up_in) {
+  const Kernel kernel = activation_quantize::kernel();
+  const int64_t k = x_in.size(x_in.dim() - 1);
+  const RowView x(x_in, type);
+  std::optional<RowView> up;
+  if (up_in != nullptr) up.emplace(*up_in, type);
+  Tensor q_out = torch::stable::new_empty(x_in, x_in.sizes(), ScalarType::Char);
+  Tensor scale_out = torch::stable::new_empty(x_in, {x_in.sizes().data(), x_in.sizes().size() - 1}, ScalarType::Float);
+  int8_t* const q = static_cast<int8_t*>(q_out.mutable_data_ptr());
+  float* const scale = static_cast<float*>(scale_out.mutable_data_ptr());
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, k));
+  torch::stable::parallel_for(0, row_count(x_in), grain, [&](int64_t begin, int64_t end) {
+    float* y = reinterpret_cast<float*>(scratch(static_cast<size_t>(k) * sizeof(float)));
+    for (int64_t m = begin; m < end; ++m) {
+      const bool more = m + 1 < end;
+      const Row row = {.function = function,
+                       .type = type,
+                       .k = k,
+                       .x = x.row(m),
+                       .up = up ? up->row(m) : nullptr,
+                       .next_x = more ? x.row(m + 1) : nullptr,
+                       .next_up = up && more ? up->row(m + 1) : nullptr,
+                       .q = q + m * k,
+                       .scale = scale + m};
+      kernel(row, y);
+    }
+  });
+  return {q_out, scale_out};
+}
+
+std::tuple<Tensor, Tensor> silu_mul_quantize(const Tensor& gate, const Tensor& up) {
+  constexpr const char* op = "silu_mul_quantize";
+  const Float type = check_input(op, "gate", gate);
+  check_dtype(op, "up", up, gate.scalar_type());
+  check_same_shape(op, "up", up, "gate", gate);
+  check_same_device(op, "up", up, gate);
+  return run(Function::silu_mul, type, gate, &up);
+}
+
+std::tuple<Tensor, Tensor> gelu_quantize(const Tensor& x, const std::string& approximate) {
+  constexpr const char* op = "gelu_quantize";
+  const Float type = check_input(op, "x", x);
+  PYPROD_CHECK(approximate == "none" || approximate == "tanh", op, ": approximate must be none or tanh, got ",
+               approximate);
+  return run(approximate == "none" ? Function::gelu : Function::gelu_tanh, type, x, nullptr);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(pyprod, m) {
+  m.def("silu_mul_quantize(Tensor gate, Tensor up) -> (Tensor, Tensor)");
+  m.def("gelu_quantize(Tensor x, *, str approximate=\"none\") -> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(pyprod, CPU, m) {
+  m.impl("silu_mul_quantize", TORCH_BOX(&silu_mul_quantize));
+  m.impl("gelu_quantize", TORCH_BOX(&gelu_quantize));
+}
+
+}  // namespace pyprod::activation_quantize

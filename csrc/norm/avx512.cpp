@@ -1,0 +1,45 @@
+// AVX512: the 64 partial sums are four registers.
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include "norm/row.h"
+
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+
+namespace pyprod::norm {
+namespace {
+
+constexpr int kLanes = 16, kRegisters = kPartials / kLanes;
+
+template <bool kSquare>
+TARGET float sum_of(const float* x, int64_t k, float mean) {
+  __m512 sums[kRegisters];
+  for (__m512& s : sums) s = _mm512_setzero_ps();
+  const __m512 m = _mm512_set1_ps(mean);
+  int64_t i = 0;
+  for (; i + kPartials <= k; i += kPartials) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kRegisters; ++j) {
+      const __m512 value = _mm512_loadu_ps(x + i + j * kLanes), d = _mm512_sub_ps(value, m);
+      sums[j] = _mm512_add_ps(sums[j], kSquare ? _mm512_mul_ps(d, d) : value);
+    }
+  }
+  alignas(64) float partial[kPartials];
+  for (int j = 0; j < kRegisters; ++j) _mm512_store_ps(partial + j * kLanes, sums[j]);
+  return finish_sum<kSquare>(partial, x + i, k - i, mean);
+}
+
+TARGET float sum(const float* x, int64_t k) { return sum_of<false>(x, k, 0.0f); }
+TARGET float squares(const float* x, int64_t k, float mean) { return sum_of<true>(x, k, mean); }
+
+TARGET void row(const Norm& norm, const Row& row, float* scratch) { run<sum, squares>(norm, row, scratch); }
+
+}  // namespace
+
+const Kernel kAvx512 = row;
+
+}  // namespace pyprod::norm
+
+#endif
