@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -113,3 +114,21 @@ def _fake_mode(module: fx.GraphModule) -> FakeTensorMode:
     """The mode in which the example's values were traced: fakes of two modes don't mix."""
     values = (node.meta.get("val") for node in module.graph.nodes)
     return next(value.fake_mode for value in values if isinstance(value, FakeTensor))
+
+
+def quantized_linears(node: fx.Node) -> list[fx.Node]:
+    """The int8_linear calls that quantize `node`, in order."""
+    linears = [user for user in node.users if is_call(user, torch.ops.pyprod.int8_linear.default)]
+    return [linear for linear in linears if linear.args[0] is node]
+
+
+def feed_quantized(module: fx.GraphModule, node: fx.Node, q: fx.Node, scale: fx.Node) -> None:
+    """Let the linears that quantize `node` take these integers instead."""
+    for linear in quantized_linears(node):
+        rest = tuple(arguments(linear).values())[1:]
+        replace(linear, call(module, linear, torch.ops.pyprod.int8_linear_prequantized.default, q, scale, *rest))
+
+
+def items(module: fx.GraphModule, before: fx.Node, node: fx.Node) -> list[fx.Node]:
+    """A node for each of the values that a call returns."""
+    return [call(module, before, operator.getitem, node, index) for index in range(len(node.meta["val"]))]

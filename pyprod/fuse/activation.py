@@ -8,7 +8,7 @@ from torch import fx
 from pyprod.fuse._graph import arguments, only_user, replace, set_arguments
 from pyprod.types import QuantSpec
 
-AFTER = ("linear",)
+AFTER = ("gated",)  # which takes the silu of a gate
 
 aten, ours = torch.ops.aten, torch.ops.pyprod
 

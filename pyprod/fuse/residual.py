@@ -1,24 +1,26 @@
-"""``add(int8_linear(x), r)`` -> ``int8_linear(x, residual=r)``."""
+"""``add(int8_linear(x), r)`` -> ``int8_linear(x, residual=r)``, where no norm took the sum."""
 
 from __future__ import annotations
 
 import torch
 from torch import fx
 
-from pyprod.fuse._graph import arguments, dtype, only_user, replace, set_arguments, shape
+from pyprod.fuse._graph import arguments, dtype, is_call, only_user, replace, set_arguments, shape
 from pyprod.types import QuantSpec
 
-AFTER = ("activation",)
+AFTER = ("norm",)
 
 aten, ours = torch.ops.aten, torch.ops.pyprod
+
+_LINEARS = (ours.int8_linear.default, ours.int8_linear_prequantized.default)
 
 
 def rewrite(module: fx.GraphModule, quantspec: QuantSpec) -> int:
     """Add to the accumulators, before they are written."""
     count = 0
-    for linear in module.graph.find_nodes(op="call_function", target=ours.int8_linear.default):
+    for linear in [node for node in module.graph.nodes if is_call(node, *_LINEARS)]:
         add = only_user(linear)
-        if add is None or add.target != aten.add.Tensor or add.kwargs or arguments(linear)["residual"]:
+        if not is_call(add, aten.add.Tensor) or add.kwargs or arguments(linear)["residual"]:
             continue
         other = add.args[1] if add.args[0] is linear else add.args[0]
         if not isinstance(other, fx.Node) or shape(other) != shape(linear) or dtype(other) != dtype(linear):
