@@ -212,7 +212,7 @@ class Block {
 template <class Loops>
 PYPROD_INLINE void attend(const Head& h, const int8_gemm::Path& path, char* scratch) {
   const Buffers b(h, path, scratch);
-  pack_keys(h.k, h.type, h.keys, h.depth, path, b.depth, b.mean, b.byte_rows, b.keys, b.k_scale);
+  pack_keys(h.k, h.type, h.keys, h.depth, path, b.depth, !b.takes_int8, b.mean, b.byte_rows, b.keys, b.k_scale);
   pack_values(h.v, h.type, h.keys, h.depth, b.value_keys, b.values, b.v_scale);
   std::memset(b.q, 0, static_cast<size_t>(path.tile_rows * b.q_stride));
   Shared shared{!h.causal && h.mask.head_stride == 0 && h.mask.query_stride == 0, true, 0.0f};

@@ -13,28 +13,32 @@
 namespace pyprod::int8_attention {
 
 template <class From>
-PYPROD_INLINE void load_row(const char* from, int64_t count, float* to) {
+PYPROD_INLINE const float* converted(const char* from, int64_t count, float* buffer) {
   const From* values = reinterpret_cast<const From*>(from);
-  for (int64_t i = 0; i < count; ++i) to[i] = to_float(values[i]);
+  for (int64_t i = 0; i < count; ++i) buffer[i] = to_float(values[i]);
+  return buffer;
 }
 
-PYPROD_INLINE void load_row(Float type, const char* from, int64_t count, float* to) {
+// A row as floats: itself where it is float32 already (GCC copies short rows by `rep movsq`, 30 cycles each), otherwise
+// converted into `buffer`.
+PYPROD_INLINE const float* floats(Float type, const char* from, int64_t count, float* buffer) {
   switch (type) {
-    case Float::f32:  // no memcpy: for a count that is not constant GCC has `rep movsq`, 30 cycles for a row of 32
-      return load_row<float>(from, count, to);
+    case Float::f32:
+      return reinterpret_cast<const float*>(from);
     case Float::bf16:
-      return load_row<BFloat16>(from, count, to);
+      return converted<BFloat16>(from, count, buffer);
     case Float::f16:
-      return load_row<Float16>(from, count, to);
+      return converted<Float16>(from, count, buffer);
   }
+  return buffer;
 }
 
 // The mean key. Softmax does not see what is subtracted from every key, and channels that are far from 0 for all
 // tokens, as in most models, take the int8 range from the others (SageAttention, arXiv 2410.02367).
-PYPROD_INLINE void mean_row(const Rows& k, Float type, int64_t keys, int64_t depth, float* row, float* mean) {
+PYPROD_INLINE void mean_row(const Rows& k, Float type, int64_t keys, int64_t depth, float* buffer, float* mean) {
   std::memset(mean, 0, static_cast<size_t>(depth) * sizeof(float));
   for (int64_t t = 0; t < keys; ++t) {
-    load_row(type, k.row(t), depth, row);
+    const float* row = floats(type, k.row(t), depth, buffer);
     for (int64_t d = 0; d < depth; ++d) mean[d] += row[d];
   }
   const float inverse = 1.0f / static_cast<float>(keys);
@@ -42,9 +46,10 @@ PYPROD_INLINE void mean_row(const Rows& k, Float type, int64_t keys, int64_t dep
 }
 
 // Panels [keys / 32][1 + padded_depth / 4][32][4] and a scale per key; absent keys of the last panel have scale 0.
-// `mean` has room for 2 * depth floats, `q` for padded_depth bytes.
+// `mean` has room for 2 * depth floats, `q` for padded_depth bytes. `compensate`: the path reads the panels' first row.
 PYPROD_INLINE void pack_keys(const Rows& k, Float type, int64_t keys, int64_t depth, const int8_gemm::Path& path,
-                             int64_t padded_depth, float* mean, int8_t* q, int8_t* packed, float* scale) {
+                             int64_t padded_depth, bool compensate, float* mean, int8_t* q, int8_t* packed,
+                             float* scale) {
   constexpr int64_t kPanel = int8_gemm::kPanel;
   const int64_t words = padded_depth / 4, panels = int8_gemm::ceil_div(keys, kPanel);
   float* row = mean + depth;
@@ -53,22 +58,24 @@ PYPROD_INLINE void pack_keys(const Rows& k, Float type, int64_t keys, int64_t de
   std::memset(q, 0, static_cast<size_t>(padded_depth));
   for (int64_t t = 0; t < panels * kPanel; ++t) scale[t] = 0.0f;
   for (int64_t t = 0; t < keys; ++t) {
-    load_row(type, k.row(t), depth, row);
-    for (int64_t d = 0; d < depth; ++d) row[d] -= mean[d];
+    const float* key = floats(type, k.row(t), depth, row);
+    for (int64_t d = 0; d < depth; ++d) row[d] = key[d] - mean[d];
     scale[t] = path.quantize(Float::f32, row, depth, q);
-    int32_t sum = 0;
-    for (int64_t d = 0; d < depth; ++d) sum += q[d];
     int8_t* to = packed + t / kPanel * int8_gemm::panel_bytes(padded_depth) + t % kPanel * 4;
-    sum *= -128;
-    std::memcpy(to, &sum, 4);
+    if (compensate) {
+      int32_t sum = 0;
+      for (int64_t d = 0; d < depth; ++d) sum += q[d];
+      sum *= -128;
+      std::memcpy(to, &sum, 4);
+    }
     for (int64_t w = 0; w < words; ++w) std::memcpy(to + (1 + w) * int8_gemm::kRowBytes, q + 4 * w, 4);
   }
 }
 
 // Four tokens of up to 32 channels, scaled and rounded: one row of a panel; adds to the channels' sums.
-PYPROD_INLINE void pack_four(const float (&rows)[4][int8_gemm::kPanel], const float* inverse, int32_t* sums,
+PYPROD_INLINE void pack_four(const float* const (&rows)[4], int64_t count, const float* inverse, int32_t* sums,
                              int32_t* to) {
-  for (int c = 0; c < int8_gemm::kPanel; ++c) {
+  for (int64_t c = 0; c < count; ++c) {
     const int32_t a = round_scaled(rows[0][c], inverse[c]), b = round_scaled(rows[1][c], inverse[c]);
     const int32_t e = round_scaled(rows[2][c], inverse[c]), f = round_scaled(rows[3][c], inverse[c]);
     sums[c] += a + b + e + f;
@@ -85,32 +92,31 @@ PYPROD_INLINE void pack_values(const Rows& v, Float type, int64_t keys, int64_t 
   for (int64_t first = 0; first < depth; first += kPanel, packed += int8_gemm::panel_bytes(padded_keys)) {
     const int64_t count = std::min(kPanel, depth - first);
     int32_t top[kPanel] = {};
-    float rows[4][kPanel] = {}, inverse[kPanel];
+    float inverse[kPanel], buffers[4][kPanel];
+    const float zeros[kPanel] = {};
     for (int64_t t = 0; t < keys; ++t) {
-      load_row(type, v.row(t) + first * item, count, rows[0]);
-      for (int c = 0; c < kPanel; ++c) {
-        const int32_t bits = magnitude_bits(rows[0][c]);
+      const float* row = floats(type, v.row(t) + first * item, count, buffers[0]);
+      for (int64_t c = 0; c < count; ++c) {
+        const int32_t bits = magnitude_bits(row[c]);
         top[c] = bits > top[c] ? bits : top[c];
       }
     }
     for (int c = 0; c < kPanel; ++c) {
       scale[first + c] = row_scale(top[c]);
-      inverse[c] = is_finite_magnitude(top[c]) ? 1.0f / scale[first + c] : 0.0f;
+      inverse[c] = is_finite_magnitude(top[c]) ? 1.0f / scale[first + c] : 0.0f;  // else whatever: the scale is NaN
     }
     alignas(64) int32_t sums[kPanel] = {};
     int32_t* to = reinterpret_cast<int32_t*>(packed + int8_gemm::kRowBytes);
     for (int64_t t = 0; t < keys; t += 4, to += kPanel) {
+      const float* rows[4];
       for (int i = 0; i < 4; ++i) {
-        if (t + i < keys) {
-          load_row(type, v.row(t + i) + first * item, count, rows[i]);
-        } else {
-          std::memset(rows[i], 0, sizeof rows[i]);
-        }
+        rows[i] = t + i < keys ? floats(type, v.row(t + i) + first * item, count, buffers[i]) : zeros;
       }
-      for (int c = 0; c < kPanel; ++c) {
-        if (inverse[c] == 0.0f) rows[0][c] = rows[1][c] = rows[2][c] = rows[3][c] = 0.0f;  // not finite
+      if (count == kPanel) {
+        pack_four(rows, kPanel, inverse, sums, to);  // a constant count: no loop remainder
+      } else {
+        pack_four(rows, count, inverse, sums, to);
       }
-      pack_four(rows, inverse, sums, to);
     }
     for (int c = 0; c < kPanel; ++c) sums[c] *= -128;
     std::memcpy(packed, sums, sizeof sums);
