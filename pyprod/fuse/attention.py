@@ -17,19 +17,15 @@ AFTER = ("merge", "unstack")
 
 aten, ours = torch.ops.aten, torch.ops.pyprod
 
-#: Queries below which quantizing keys and values costs more than it saves: each is read once only.
-LEAST_QUERIES = 16
-
-
 def rewrite(module: fx.GraphModule, quantspec: QuantSpec) -> int:
-    """Only in a model that has layers in INT8; float attention stays where there are few queries."""
+    """Only in a model that has layers in INT8."""
     count = 0
     for node in module.graph.find_nodes(op="call_function", target=aten.scaled_dot_product_attention.default):
         given, joined = arguments(node), _joined_heads(node)
         q, k, v = (given[name] for name in ("query", "key", "value"))
         if joined is None or given["dropout_p"] or len(shape(q)) != 4 or not quantspec.weights:
             continue
-        if shape(q)[2] < LEAST_QUERIES or shape(q)[3] != shape(v)[3]:
+        if shape(q)[3] != shape(v)[3] or given["enable_gqa"]:
             continue
         shared = _repeated(k), _repeated(v)
         if all(shared) and shape(shared[0]) == shape(shared[1]):
