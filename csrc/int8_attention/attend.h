@@ -10,15 +10,15 @@
 #include "int8_attention/pack.h"
 #include "int8_attention/softmax.h"
 
-// Attention of one Head. A block of query rows at a time sees all keys: no running maximum has to be corrected, and what
-// a block needs (32 rows x 512 keys: 64 KB of scores) stays in L2.
+// Attention of one Head. A block of query rows at a time sees all keys: no running maximum has to be corrected, and
+// what a block needs (32 rows x 512 keys: 64 KB of scores) stays in L2.
 //
 //     scores  = (q_int8 . k_int8) * (q_scale * k_scale * scale * log2 e) + mask * log2 e
 //     weight  = round(2^(score - row maximum) * 32639)      an integer of 15 bits, kept as two signed bytes
 //     out     = sum(weight * v_int8) * v_scale / sum(weight)
 //
-// Integer sums are exact, a maximum has no order, and the row is divided by the sum of the very integers it was weighted
-// with: the bits don't depend on the instruction set, and weights add up to 1 exactly.
+// Integer sums are exact, a maximum has no order, and the row is divided by the sum of the very integers it was
+// weighted with: the bits don't depend on the instruction set, and weights add up to 1 exactly.
 
 namespace pyprod::int8_attention {
 
@@ -113,8 +113,8 @@ struct Shared {
 template <class Loops>
 class Block {
  public:
-  PYPROD_INLINE Block(const Head& h, const int8_gemm::Path& path, const Buffers& b, const Shared& shared,
-                      int64_t first, int rows)
+  PYPROD_INLINE Block(const Head& h, const int8_gemm::Path& path, const Buffers& b, const Shared& shared, int64_t first,
+                      int rows)
       : h_(h), path_(path), b_(b), shared_(shared), first_(first), rows_(rows) {}
 
   PYPROD_INLINE void run() {
@@ -144,8 +144,8 @@ class Block {
       const int64_t t = token(r), seen = h_.causal ? std::min(h_.keys, t + 1) : h_.keys;
       const char* from = h_.q.row(t) + head(r) * h_.q_head_stride;
       b_.q_scale[r] = path_.prepare_quantized(h_.type, from, h_.depth, b_.q + r * b_.q_stride) * (h_.scale * kLog2E);
-      const bool bias = shared_.bias ? shared_.finite
-                                     : mask_bias(h_.mask, head(r), t, seen, width(), b_.bias + r * width());
+      const bool bias =
+          shared_.bias ? shared_.finite : mask_bias(h_.mask, head(r), t, seen, width(), b_.bias + r * width());
       finite_[r] = bias && std::abs(b_.q_scale[r]) * shared_.score_top < kInfinity;
       visible_ = std::max(visible_, seen);
     }
@@ -157,7 +157,7 @@ class Block {
     for (int64_t p = 0; p * kPanel < visible_; ++p) {
       path_.tile(rows_, b_.q, b_.q_stride, b_.keys + p * panel, b_.depth, b_.acc);
       Loops::score_tile(b_.acc, rows_, b_.q_scale, b_.k_scale + p * kPanel, b_.bias + p * kPanel,
-                 shared_.bias ? 0 : width(), b_.scores + p * kPanel, width(), b_.top);
+                        shared_.bias ? 0 : width(), b_.scores + p * kPanel, width(), b_.top);
     }
   }
 

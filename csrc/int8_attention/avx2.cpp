@@ -7,7 +7,9 @@
 namespace pyprod::int8_attention {
 namespace {
 
-TARGET int64_t scratch_bytes(const Head& head, const int8_gemm::Path& path) { return Buffers(head, path, nullptr).bytes; }
+TARGET int64_t scratch_bytes(const Head& head, const int8_gemm::Path& path) {
+  return Buffers(head, path, nullptr).bytes;
+}
 
 TARGET void run(const Head& head, const int8_gemm::Path& path, char* scratch) { attend<Softmax>(head, path, scratch); }
 

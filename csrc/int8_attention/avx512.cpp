@@ -14,8 +14,7 @@ namespace {
 // Softmax (softmax.h) by hand: the compiler's code for these two loops takes twice as long.
 struct Softmax512 {
   TARGET static void score_tile(const int32_t* acc, int rows, const float* q_scale, const float* k_scale,
-                                              const float* bias, int64_t bias_stride, float* scores, int64_t stride,
-                                              float* top) {
+                                const float* bias, int64_t bias_stride, float* scores, int64_t stride, float* top) {
     const __m512 k0 = _mm512_loadu_ps(k_scale), k1 = _mm512_loadu_ps(k_scale + 16);
     for (int r = 0; r < rows; ++r, acc += kPanel, bias += bias_stride, scores += stride, top += kPanel) {
       const __m512 scale = _mm512_set1_ps(q_scale[r]);
@@ -39,14 +38,12 @@ struct Softmax512 {
     p = _mm512_mul_ps(_mm512_add_ps(p, _mm512_set1_ps(kPolynomial[2])), f);
     p = _mm512_mul_ps(_mm512_add_ps(p, _mm512_set1_ps(kPolynomial[1])), f);
     p = _mm512_add_ps(p, _mm512_set1_ps(kPolynomial[0]));
-    const __m512i power =
-        _mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(shifted), 23));
+    const __m512i power = _mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(shifted), 23));
     const __m512 rounded = _mm512_add_ps(_mm512_mul_ps(_mm512_castsi512_ps(power), _mm512_set1_ps(kTopWeight)), magic);
     return _mm512_sub_epi32(_mm512_castps_si512(rounded), _mm512_set1_epi32(0x4b400000));
   }
 
-  TARGET static int32_t weigh(const float* scores, int64_t count, float maximum, int8_t* high,
-                                            int8_t* low) {
+  TARGET static int32_t weigh(const float* scores, int64_t count, float maximum, int8_t* high, int8_t* low) {
     const __m512 top = _mm512_set1_ps(maximum);
     const __m512i half = _mm512_set1_epi32(128);
     __m512i total = _mm512_setzero_si512();

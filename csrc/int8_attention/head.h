@@ -35,9 +35,9 @@ struct Head {
   int64_t group, queries, keys, depth;
   float scale;  // of the scores
   bool causal;
-  Mask mask;              // at the first query head
-  char* out;              // [queries, group, depth] of `type`
-  int64_t out_stride;     // bytes from one token to the next
+  Mask mask;           // at the first query head
+  char* out;           // [queries, group, depth] of `type`
+  int64_t out_stride;  // bytes from one token to the next
 };
 
 // One instruction set's way to compute a Head. Matrix products go through a path of int8_gemm, all else is compiled

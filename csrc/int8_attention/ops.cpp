@@ -55,8 +55,8 @@ Mask check_mask(const Call& c, const std::optional<Tensor>& mask, const Tensor& 
     const int64_t size = mask->size(mask->dim() - 1 - i);
     fits = size == 1 || size == want[3 - i];
   }
-  PYPROD_CHECK(fits, c.op, ": mask must broadcast to [", want[0], ", ", want[1], ", ", want[2], ", ", want[3], "], got ",
-               shape_text(*mask));
+  PYPROD_CHECK(fits, c.op, ": mask must broadcast to [", want[0], ", ", want[1], ", ", want[2], ", ", want[3],
+               "], got ", shape_text(*mask));
   m.data = static_cast<const char*>(mask->const_data_ptr());
   return m;
 }
@@ -114,13 +114,17 @@ float score_scale(std::optional<double> scale, int64_t depth) {
   return static_cast<float>(scale.value_or(1.0 / std::sqrt(static_cast<double>(depth))));
 }
 
-Tensor dense_depth(const Tensor& t) {
-  return t.size(3) <= 1 || t.stride(3) == 1 ? t : torch::stable::contiguous(t);
-}
+Tensor dense_depth(const Tensor& t) { return t.size(3) <= 1 || t.stride(3) == 1 ? t : torch::stable::contiguous(t); }
 
 Part part(const Tensor& t) {
   return {static_cast<const char*>(t.const_data_ptr()),
-          t.size(0), t.size(1), t.size(2), t.size(3), t.stride(0), t.stride(1), t.stride(2)};
+          t.size(0),
+          t.size(1),
+          t.size(2),
+          t.size(3),
+          t.stride(0),
+          t.stride(1),
+          t.stride(2)};
 }
 
 Tensor attention(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const std::optional<Tensor>& mask,
@@ -152,8 +156,8 @@ Tensor attention_packed(const Tensor& qkv_in, int64_t heads, int64_t kv_heads, c
   PYPROD_CHECK(kv_heads > 0 && heads > 0 && heads % kv_heads == 0, op,
                ": heads must be a multiple of kv_heads, both positive, got ", heads, " and ", kv_heads);
   const int64_t parts = heads + 2 * kv_heads;
-  PYPROD_CHECK(qkv_in.size(2) % parts == 0, op, ": the last size of qkv must be a multiple of heads + 2 kv_heads = ",
-               parts, ", got ", qkv_in.size(2));
+  PYPROD_CHECK(qkv_in.size(2) % parts == 0, op,
+               ": the last size of qkv must be a multiple of heads + 2 kv_heads = ", parts, ", got ", qkv_in.size(2));
   PYPROD_CHECK(qkv_in.size(1) <= kMaxKeys, op, ": qkv must have at most ", kMaxKeys, " tokens, got ", qkv_in.size(1));
   const Tensor qkv = qkv_in.size(2) <= 1 || qkv_in.stride(2) == 1 ? qkv_in : torch::stable::contiguous(qkv_in);
   const int64_t depth = qkv.size(2) / parts;

@@ -46,7 +46,8 @@ PYPROD_INLINE float maximum(const float* top) {
 struct Softmax {
   // scores[rows][32] of one panel of keys; raises the rows' maxima, kept per lane.
   PYPROD_INLINE static void score_tile(const int32_t* acc, int rows, const float* q_scale, const float* k_scale,
-                                const float* bias, int64_t bias_stride, float* scores, int64_t stride, float* top) {
+                                       const float* bias, int64_t bias_stride, float* scores, int64_t stride,
+                                       float* top) {
     for (int r = 0; r < rows; ++r, acc += kPanel, bias += bias_stride, scores += stride, top += kPanel) {
       const float scale = q_scale[r];
       for (int j = 0; j < kPanel; ++j) {

@@ -46,5 +46,7 @@ def prepare(request: Request) -> Runner:
 
 def _summary(module: fx.GraphModule, linears: int) -> str:
     """What ran in integers: "36 linear layers in int8, the rest in float32; activation 6, residual 12"."""
-    fused = ", ".join(f"{name} {count}" for name, count in module.meta["rewritten"].items() if count and name != "linear")
+    fused = ", ".join(
+        f"{name} {count}" for name, count in module.meta["rewritten"].items() if count and name != "linear"
+    )
     return f"{linears} linear layers in int8, the rest in float32" + (f"; fused: {fused}" if fused else "")

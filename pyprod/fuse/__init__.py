@@ -9,15 +9,16 @@ Passes run in the order of `AFTER`, by name where that leaves a choice. A name i
 
 What a pass can rely on:
 
-- The graph holds ATen operators as torch.export gives them (``torch.ops.aten.linear.default``) and, once ``linear`` ran,
-  ``torch.ops.pyprod`` operators. Shapes are those of the example: ``node.meta["val"]`` is a fake tensor (`_graph.shape`).
+- The graph holds ATen operators as torch.export gives them (``torch.ops.aten.linear.default``) and, once ``linear``
+  ran, ``torch.ops.pyprod`` operators. Shapes are those of the example: ``node.meta["val"]`` is a fake tensor
+  (`_graph.shape`).
 - Weights are ``get_attr`` nodes; their targets are the names in the model ("layer.0.query.weight"), so that
   "layer.0.query" is the key in the QuantSpec.
 - A constant that a pass computes becomes a buffer by `_graph.constant`; what nothing reads any more is dropped at the
   end, the float weights with it. Dead nodes are removed after each pass.
 
-What it must keep: a node that it adds has ``meta["val"]`` (`_graph.call` computes it by the operator's fake), and a value
-that something else reads as well is not fused away (`_graph.only_user`).
+What it must keep: a node that it adds has ``meta["val"]`` (`_graph.call` computes it by the operator's fake), and a
+value that something else reads as well is not fused away (`_graph.only_user`).
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def fuse(model: nn.Module, quantspec: QuantSpec, example: tuple[Tensor, ...]) ->
     """The model as a graph of fused INT8 operators, for inputs shaped like `example` only.
 
     The linears that `quantspec` names compute in INT8 exactly as `pyprod.nn.convert` would make them; what surrounds
-    them is merged into them where a pass knows the pattern. ``module.meta["rewritten"]`` maps each pass to the number of
-    places that it rewrote.
+    them is merged into them where a pass knows the pattern. ``module.meta["rewritten"]`` maps each pass to the number
+    of places that it rewrote.
 
     Args:
         model: float32, in eval mode, on the CPU; it is left as it is.

@@ -17,6 +17,7 @@ AFTER = ("merge", "unstack")
 
 aten, ours = torch.ops.aten, torch.ops.pyprod
 
+
 def rewrite(module: fx.GraphModule, quantspec: QuantSpec) -> int:
     """Only in a model that has layers in INT8."""
     count = 0

@@ -1,6 +1,6 @@
 """``linear(norm(x + residual))`` -> ``int8_linear_prequantized(add_norm_quantize(x, residual))``, for both norms.
 
-The sum (of a pre-norm block) or the normalized row (of a post-norm block) that something else reads is returned as well.
+The sum (of a pre-norm block) or the normalized row (of a post-norm block) that something else reads is returned too.
 """
 
 from __future__ import annotations
@@ -60,6 +60,11 @@ def _fuse(module: fx.GraphModule, norm: fx.Node) -> bool:
 
 def _is_sum(node: fx.Node, norm: fx.Node) -> bool:
     """Whether `node` adds two equally shaped tensors, and nothing before `norm` reads the sum."""
-    if not is_call(node, aten.add.Tensor) or node.kwargs or len(node.args) != 2 or any(user < norm for user in node.users):
+    if (
+        not is_call(node, aten.add.Tensor)
+        or node.kwargs
+        or len(node.args) != 2
+        or any(user < norm for user in node.users)
+    ):
         return False
     return all(isinstance(a, fx.Node) and shape(a) == shape(node) and dtype(a) == dtype(node) for a in node.args)

@@ -31,7 +31,7 @@ def int8_attention(
 ) -> Tensor:
     """``softmax(q @ k.T * scale + mask) @ v`` per head, its heads side by side: what the output projection reads.
 
-    Queries and keys are quantized per token, keys after their mean is subtracted (softmax does not see it; SageAttention,
+    Queries and keys are quantized per token, keys less their mean, which softmax does not see (SageAttention,
     arXiv 2410.02367), values per channel of a head, weights to 15 bits; softmax is float32. Every instruction set and
     any number of threads give the same bits, and a batch those of its samples. Inference only.
 

@@ -78,7 +78,9 @@ def post_norm() -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 def operators(module: torch.fx.GraphModule) -> Counter[str]:
     names = (str(node.target) for node in module.graph.nodes if node.op == "call_function")
-    return Counter(name.removeprefix("pyprod.").removesuffix(".default") for name in names if name.startswith("pyprod."))
+    return Counter(
+        name.removeprefix("pyprod.").removesuffix(".default") for name in names if name.startswith("pyprod.")
+    )
 
 
 def close(got: Tensor, want: Tensor, tolerance: float) -> bool:
@@ -90,7 +92,16 @@ def close(got: Tensor, want: Tensor, tolerance: float) -> bool:
     [
         (
             pre_norm,
-            {"linear": 15, "rms_norm": 5, "unstack": 4, "gated": 2, "merge": 4, "attention": 2, "norm": 5, "residual": 0},
+            {
+                "linear": 15,
+                "rms_norm": 5,
+                "unstack": 4,
+                "gated": 2,
+                "merge": 4,
+                "attention": 2,
+                "norm": 5,
+                "residual": 0,
+            },
             {
                 "rms_norm_quantize": 1,
                 "add_rms_norm_quantize": 4,
@@ -211,7 +222,7 @@ def test_refusals() -> None:
     model, example = post_norm()
     with pytest.raises(PyprodError, match=r"unknown nn\.Linear 'dwon'; did you mean 'down'"):
         fuse(model, QuantSpec({"dwon": TensorQuant("per_channel")}, {}), example)
-    with pytest.raises(PyprodError, match="^down: Int8Linear needs 8-bit dynamic per_token activations, got none"):
+    with pytest.raises(PyprodError, match=r"^down: Int8Linear needs 8-bit dynamic per_token activations, got none"):
         fuse(model, QuantSpec({"down": TensorQuant("per_channel")}, {}), example)
     with pytest.raises(Untraceable, match="the model returns a dict, not tensors"):
         fuse(Named().eval(), QuantSpec({}, {}), (torch.randn(2),))
@@ -231,5 +242,5 @@ def test_order() -> None:
 
 def test_a_pass_after_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room.discover.load("pyprod.fuse", "norm"), "AFTER", ("mergee",))
-    with pytest.raises(PyprodError, match="mergee.*did you mean 'merge'"):
+    with pytest.raises(PyprodError, match=r"mergee.*did you mean 'merge'"):
         passes()
