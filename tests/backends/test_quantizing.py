@@ -42,7 +42,7 @@ def test_native_on_a_transformer(request_for: Callable[..., Request], batch: int
     module, variant = backends.split("native.int8")
     runner = module.prepare(request_for("transformer", variant, batch))
     (note,) = runner.notes
-    assert note.startswith("12 linear layers in int8, the rest in float32; fused: activation 2,")
+    assert note.startswith("12 linear layers and 2 attentions in int8, the rest in float32; fused: activation 2,")
     fresh = inputs("transformer", batch, 5)
     with torch.inference_mode():
         want = build("transformer")(*fresh)
