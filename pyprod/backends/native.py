@@ -53,11 +53,8 @@ def _lowered(request: Request, quantspec: QuantSpec) -> tuple[nn.Module, tuple[s
 def _summary(module: fx.GraphModule, linears: int) -> str:
     """What ran in integers: "36 linear layers and 6 attentions in int8, the rest in float32; fused: norm 12, ..."."""
     counts = dict(module.meta["rewritten"])
-    parts = [
-        (linears, "linear layers"),
-        (counts.pop("attention"), "attentions"),
-        (counts.pop("embedding"), "embeddings"),
-    ]
-    integers = " and ".join(f"{count} {name}" for count, name in parts if count)
+    attentions, embeddings = counts.pop("attention"), counts.pop("embedding")
+    layers = ("linear layers", linears), ("attentions", attentions), ("embeddings", embeddings)
+    integers = " and ".join(f"{count} {name}" for name, count in layers if count)
     fused = ", ".join(f"{name} {count}" for name, count in counts.items() if count and name != "linear")
     return f"{integers} in int8, the rest in float32" + (f"; fused: {fused}" if fused else "")
