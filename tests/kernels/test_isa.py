@@ -46,8 +46,9 @@ for m, n, k in [(1, 70, 300), (13, 65, 130), (200, 33, 77)]:
     q = torch.randint(0, 256, (m, k), dtype=torch.uint8)
     out = kernels.int8_linear_static(q, 0.01, 7, packed, scale, bias, "gelu", out_scale=0.1)
     digest.update(out.numpy().tobytes())
-    names = ("gemm", "quantize", "linear", "linear_prequantized", "linear_static")
-    files = [str(HERE / f"test_{name}.py") for name in names]
+    for fused in (kernels.silu_mul_quantize(x, x.flip(-1)), kernels.gelu_quantize(x), kernels.gelu_quantize(x, "tanh")):
+        for out in fused:
+            digest.update(out.numpy().tobytes())
     qkv, mask = torch.randn(2, m, 5 * 36), torch.rand(m, m) < 0.7
     out = kernels.int8_attention_packed(qkv, 3, 1, mask, causal=n > 40)
     digest.update(out.numpy().tobytes())
