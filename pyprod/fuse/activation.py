@@ -32,4 +32,6 @@ def _name(node: fx.Node) -> str | None:
     """The activation as int8_linear calls it."""
     if node.target == aten.gelu.default:
         return "gelu_tanh" if arguments(node)["approximate"] == "tanh" else "gelu"
-    return {aten.relu.default: "relu", aten.silu.default: "silu"}.get(node.target)
+    if node.target == aten.relu.default:
+        return "relu"
+    return "silu" if node.target == aten.silu.default else None
