@@ -49,8 +49,7 @@ class Int8Linear(nn.Module):
         """Quantize a float layer; `weight_scale` ``[out_features]`` defaults to max|w| / 127 of each channel."""
         weight = linear.weight.detach().float()
         scale = channel_scale(weight) if weight_scale is None else weight_scale.to(weight)
-        weight_q = torch.round(weight / scale[:, None]).clamp(-127, 127).to(torch.int8)
-        return cls(weight_q, scale, linear.bias, activation)
+        return cls(quantize_weight(weight, scale), scale, linear.bias, activation)
 
     def forward(self, x: Tensor) -> Tensor:
         packed = PackedWeight(self.weight, self.out_features, self.in_features)
@@ -82,13 +81,18 @@ def channel_scale(weight: Tensor) -> Tensor:
     return (weight.detach().float().abs().amax(1) / 127).clamp(min=_TINY)
 
 
+def quantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
+    """``clamp(round(weight / scale))`` in -127..127: int8 ``[N, K]``, with a scale for each of the N channels."""
+    return torch.round(weight.detach().float() / scale[:, None]).clamp(-127, 127).to(torch.int8)
+
+
 def dynamic_quantspec(model: nn.Module) -> QuantSpec:
     """The default scheme of a float model: every nn.Linear, weights per channel, activations per token at run time.
 
     Subclasses of nn.Linear are left out: their owners read the weight directly (nn.MultiheadAttention does).
     """
     weights, activations = {}, {}
-    for name, linear in _linears(model):
+    for name, linear in linears(model):
         scale = tuple(channel_scale(linear.weight).tolist())
         weights[name] = TensorQuant("per_channel", scale=scale)
         activations[name] = TensorQuant("per_token")
@@ -106,32 +110,37 @@ def convert(model: nn.Module, quantspec: QuantSpec) -> nn.Module:
     Raises:
         PyprodError: a name is not an nn.Linear of the model, or its scheme is not one that Int8Linear computes.
     """
-    linears = dict(_linears(model))
+    layers = dict(linears(model))
     for name in quantspec.weights:
-        if name not in linears:
-            raise PyprodError(discover.unknown("nn.Linear", name, linears))
+        if name not in layers:
+            raise PyprodError(discover.unknown("nn.Linear", name, layers))
     made: dict[int, Int8Linear] = {}  # one layer under two names stays one layer
     for name, quant in quantspec.weights.items():
-        linear = linears[name]
-        scale = _weight_scale(name, linear, quant, quantspec.activations.get(name))
+        linear = layers[name]
+        scale = linear_scale(name, linear.weight, quant, quantspec.activations.get(name))
         if id(linear) not in made:
             made[id(linear)] = Int8Linear.from_float(linear, scale).train(linear.training)
     for name in quantspec.weights:  # only now: a refusal leaves the model as it was
         if not name:
-            return made[id(linears[name])]
+            return made[id(layers[name])]
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, made[id(linears[name])])
+        setattr(model.get_submodule(parent), child, made[id(layers[name])])
     return model.requires_grad_(False)
 
 
-def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+def linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """Every nn.Linear under each of its names, subclasses left out."""
     for name, module in model.named_modules(remove_duplicate=False):
         if type(module) is nn.Linear:
             yield name, module
 
 
-def _weight_scale(name: str, linear: nn.Linear, weight: TensorQuant, activation: TensorQuant | None) -> Tensor:
-    """The scale of each output channel, or PyprodError when Int8Linear does not compute that scheme."""
+def linear_scale(name: str, float_weight: Tensor, weight: TensorQuant, activation: TensorQuant | None) -> Tensor:
+    """The scale of each output channel of `float_weight` ``[N, K]``: float32 ``[N]``.
+
+    Raises:
+        PyprodError: Int8Linear does not compute that scheme; the message begins with `name`.
+    """
     if weight.bits != 8 or any(weight.zero_point) or weight.granularity not in ("per_tensor", "per_channel"):
         raise PyprodError(
             f"{name}: Int8Linear needs a symmetric 8-bit weight per tensor or channel, got {_short(weight)}"
@@ -139,9 +148,9 @@ def _weight_scale(name: str, linear: nn.Linear, weight: TensorQuant, activation:
     if activation is None or activation.bits != 8 or activation.granularity != "per_token" or activation.scale:
         got = "none" if activation is None else _short(activation)
         raise PyprodError(f"{name}: Int8Linear needs 8-bit dynamic per_token activations, got {got}")
-    channels = linear.out_features
+    channels = float_weight.shape[0]
     if not weight.scale:
-        return channel_scale(linear.weight)
+        return channel_scale(float_weight)
     if len(weight.scale) not in (1, channels):
         raise PyprodError(f"{name}: need 1 or {channels} weight scales, got {len(weight.scale)}")
     return torch.tensor(weight.scale, dtype=torch.float32).expand(channels)
