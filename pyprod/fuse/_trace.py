@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from pyprod import discover
 from pyprod.fuse._graph import clean, dtype, is_call, replace, tensor
-from pyprod.nn import linears
+from pyprod.nn import layers
 from pyprod.types import PyprodError, QuantSpec
 
 aten = torch.ops.aten
@@ -49,24 +48,24 @@ def canonical(model: nn.Module, quantspec: QuantSpec, module: fx.GraphModule) ->
     """The QuantSpec with each layer under the name that its weight has in the graph (tied layers have several).
 
     Raises:
-        PyprodError: a name is no nn.Linear of the model.
+        PyprodError: a name is no nn.Linear or nn.Conv2d of the model.
     """
-    layers = dict(linears(model))
+    known_layers = dict(layers(model))
     names: dict[int, str] = {}
     for node in module.graph.find_nodes(op="get_attr"):
         names.setdefault(tensor(module, node).data_ptr(), str(node.target).rpartition(".")[0])
     weights, activations = {}, {}
     for name, quant in quantspec.weights.items():
-        if name not in layers:
-            raise PyprodError(discover.unknown("nn.Linear", name, layers))
-        known = names.get(layers[name].weight.data_ptr(), name)
+        if name not in known_layers:
+            raise PyprodError(discover.unknown("nn.Linear or nn.Conv2d", name, known_layers))
+        known = names.get(known_layers[name].weight.data_ptr(), name)
         weights[known] = quant
         if name in quantspec.activations:
             activations[known] = quantspec.activations[name]
     return QuantSpec(weights, activations)
 
 
-def _return_plainly(module: fx.GraphModule, exported: Any) -> None:
+def _return_plainly(module: fx.GraphModule, exported: nn.Module) -> None:
     """Take tensors and give one or a tuple of them; torch.export wraps both in trees."""
     (output,) = module.graph.find_nodes(op="output")
     if exported._out_spec.is_leaf():

@@ -11,6 +11,7 @@ from pyprod.nn import linear_scale, quantize_weight
 from pyprod.types import QuantSpec
 
 aten, ours = torch.ops.aten, torch.ops.pyprod
+AFTER = ("cnn",)  # which takes the linear layers of a network that it can run whole
 
 
 def rewrite(module: fx.GraphModule, quantspec: QuantSpec) -> int:

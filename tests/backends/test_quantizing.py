@@ -17,8 +17,6 @@ from pyprod.types import QuantSpec, TensorQuant, Unavailable
 @pytest.mark.parametrize(
     ("backend", "reason"),
     [
-        ("native.int8", "int8 convolution is not built yet"),
-        ("native.int8_compiled", "int8 convolution is not built yet"),
         ("onnxruntime.int8_dynamic", "no layer that this backend quantizes"),
         ("torchao.int8_dynamic", "no linear layer"),
         ("torchao.int8_weight_only", "no linear layer"),
@@ -30,10 +28,18 @@ def test_nothing_to_quantize(request_for: Callable[..., Request], backend: str, 
         module.prepare(request_for("conv_only", variant))
 
 
-@pytest.mark.parametrize("backend", ["torch_quantized.x86", "torch_quantized.onednn"])
-def test_neither_linears_nor_convolutions(request_for: Callable[..., Request], backend: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [
+        ("native.int8", "no linear layer"),
+        ("native.int8_compiled", "no linear layer"),
+        ("torch_quantized.x86", "no layer that this backend quantizes"),
+        ("torch_quantized.onednn", "no layer that this backend quantizes"),
+    ],
+)
+def test_neither_linears_nor_convolutions(request_for: Callable[..., Request], backend: str, reason: str) -> None:
     module, variant = backends.split(backend)
-    with pytest.raises(Unavailable, match="no layer that this backend quantizes"):
+    with pytest.raises(Unavailable, match=reason):
         module.prepare(request_for("mlp", variant, model=torch.nn.Sequential(torch.nn.ReLU())))
 
 
@@ -90,3 +96,9 @@ def test_native_says_why_a_model_was_not_fused(request_for: Callable[..., Reques
 def test_notes_say_what_runs_in_integers(request_for: Callable[..., Request], backend: str, note: str) -> None:
     module, variant = backends.split(backend)
     assert any(note in line for line in module.prepare(request_for("transformer", variant)).notes)
+
+
+def test_native_runs_a_cnn_in_one_call(request_for: Callable[..., Request]) -> None:
+    module, variant = backends.split("native.int8")
+    runner = module.prepare(request_for("conv_only", variant))
+    assert "in one call" in runner.notes[0]
