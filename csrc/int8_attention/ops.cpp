@@ -68,6 +68,9 @@ int64_t mask_stride(const std::optional<Tensor>& mask, int64_t i) {
   return at < 0 || mask->size(at) == 1 ? 0 : mask->stride(at);
 }
 
+// Multiply-adds that take about 2.5 us, softmax included: less is not worth another thread.
+constexpr int64_t kGrain = 1 << 19;
+
 Tensor run(const Call& c, const std::optional<Tensor>& mask, const Tensor& first) {
   const Mask shared_mask = check_mask(c, mask, first);
   const int64_t item = item_size(c.type), width = c.q.heads * c.q.depth;
@@ -80,7 +83,7 @@ Tensor run(const Call& c, const std::optional<Tensor>& mask, const Tensor& first
   char* to = static_cast<char*>(out.mutable_data_ptr());
   // Both products, and a weight of the softmax, which takes as long as 16 multiply-adds.
   const int64_t work = group * c.q.tokens * c.k.tokens * (2 * c.q.depth + 16);
-  const int64_t grain = int8_gemm::ceil_div(int8_gemm::kGrain, std::max<int64_t>(1, work));
+  const int64_t grain = int8_gemm::ceil_div(kGrain, std::max<int64_t>(1, work));
   parallel_for(0, c.q.batch * c.k.heads, grain, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t b = unit / c.k.heads, kv = unit % c.k.heads, h = kv * group;

@@ -2,6 +2,7 @@
 
 #include <string_view>
 
+#include "common/parallel.h"
 #include "int8_conv2d/finish.h"
 #include "int8_conv2d/scratch.h"
 #include "int8_gemm/driver.h"
@@ -104,13 +105,13 @@ bool uses_avx512(const Path& path) {
 void relu(const Conv& conv, int64_t count, void* out) {
   if (conv.out_type == Element::float32) {
     float* y = static_cast<float*>(out);
-    torch::stable::parallel_for(0, count, 1 << 15, [=](int64_t begin, int64_t end) {
+    parallel_for(0, count, 1 << 15, [=](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) y[i] = activate<Activation::relu>(y[i]);
     });
   } else if (conv.y.zero_point > -128) {
     int8_t* y = static_cast<int8_t*>(out);
     const int8_t zero = static_cast<int8_t>(conv.y.zero_point);
-    torch::stable::parallel_for(0, count, 1 << 17, [=](int64_t begin, int64_t end) {
+    parallel_for(0, count, 1 << 17, [=](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) y[i] = y[i] > zero ? y[i] : zero;
     });
   }
@@ -166,7 +167,7 @@ void run_by_tiles(const Conv& conv, const Path& path, int64_t m, const int8_t* x
   const int64_t stride = int8_gemm::prepared_stride(path, k), bytes = int8_gemm::panel_bytes(k);
   const bool direct = keeps_int8(path);
   const Patches patches(conv, x);
-  torch::stable::parallel_for(0, m, int8_gemm::ceil_div(int8_gemm::kGrain, n * k), [&](int64_t begin, int64_t end) {
+  parallel_for(0, m, int8_gemm::ceil_div(kGrain, n * k), [&](int64_t begin, int64_t end) {
     char* rows = scratch<Purpose::rows>(static_cast<size_t>(path.tile_rows * stride));
     int8_t* patch = reinterpret_cast<int8_t*>(scratch<Purpose::patch>(static_cast<size_t>(k)));
     alignas(64) int32_t acc[int8_gemm::kMaxTileRows * int8_gemm::kPanel];

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/checks.h"
+#include "common/parallel.h"
 #include "int8_conv2d/conv.h"
 #include "int8_conv2d/pool.h"
 #include "int8_conv2d/scratch.h"
@@ -227,11 +228,11 @@ Tensor cnn(const Tensor& x_in, const Tensor& plan_in, int64_t features) {
   Tensor y = torch::stable::new_empty(x, {x.size(0), features});
   const Run run(plan, static_cast<const float*>(x.const_data_ptr()), static_cast<float*>(y.mutable_data_ptr()));
   const int64_t batch = x.size(0);
-  if (batch < torch::stable::get_num_threads()) {
+  if (batch < num_threads()) {
     run.images(0, batch);  // the threads share each step
   } else {
-    const int64_t grain = std::max<int64_t>(1, int8_gemm::kGrain * 4 / std::max<int64_t>(1, plan.header().operations));
-    torch::stable::parallel_for(0, batch, grain, [&](int64_t begin, int64_t end) { run.images(begin, end); });
+    const int64_t grain = std::max<int64_t>(1, kGrain * 4 / std::max<int64_t>(1, plan.header().operations));
+    parallel_for(0, batch, grain, [&](int64_t begin, int64_t end) { run.images(begin, end); });
   }
   return y;
 }

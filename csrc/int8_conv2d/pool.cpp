@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "common/parallel.h"
+
 namespace pyprod::int8_conv2d {
 namespace {
 
@@ -31,7 +33,7 @@ const Sum* sum_pixels(const In* x, int64_t pixels, int64_t c, std::vector<Sum>& 
 
 void max_pool(const Shape& in, const Shape& out, const Window& window, int64_t images, const int8_t* x, int8_t* y) {
   const int64_t lines = images * out.h, grain = std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, out.w * out.c));
-  torch::stable::parallel_for(0, lines, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, lines, grain, [&](int64_t begin, int64_t end) {
     for (int64_t line = begin; line < end; ++line) {
       const int8_t* image = x + line / out.h * in.size();
       int8_t* to = y + line * out.w * out.c;

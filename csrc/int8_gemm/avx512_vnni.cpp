@@ -167,7 +167,8 @@ MANY_ROWS(7)
 MANY_ROWS(8)
 MANY_ROWS(9)
 MANY_ROWS(10)
-MANY_ROWS(11) MANY_ROWS(12)
+MANY_ROWS(11)
+MANY_ROWS(12)
 
     void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc) {
   constexpr FewRows many[] = {rows_5, rows_6, rows_7, rows_8, rows_9, rows_10, rows_11, rows_12};

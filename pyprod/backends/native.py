@@ -1,4 +1,4 @@
-"""Ours: the whole model fused to INT8 kernels of our own (on CUDA: its linear layers); eager, or under torch.compile."""
+"""Ours: the whole model fused to our own INT8 kernels (on CUDA: its linear layers); eager or under torch.compile."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -65,7 +66,7 @@ def canonical(model: nn.Module, quantspec: QuantSpec, module: fx.GraphModule) ->
     return QuantSpec(weights, activations)
 
 
-def _return_plainly(module: fx.GraphModule, exported: nn.Module) -> None:
+def _return_plainly(module: fx.GraphModule, exported: Any) -> None:
     """Take tensors and give one or a tuple of them; torch.export wraps both in trees."""
     (output,) = module.graph.find_nodes(op="output")
     if exported._out_spec.is_leaf():
