@@ -161,16 +161,16 @@ constexpr FewRows kTwoPanels[] = {few_rows<1, 2>, few_rows<2, 2>, few_rows<3, 2>
                        "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18",      \
                        "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm28", "xmm29", "xmm30"); \
   }
-MANY_ROWS(5)
-MANY_ROWS(6)
-MANY_ROWS(7)
-MANY_ROWS(8)
-MANY_ROWS(9)
-MANY_ROWS(10)
-MANY_ROWS(11)
-MANY_ROWS(12)
+MANY_ROWS(5);
+MANY_ROWS(6);
+MANY_ROWS(7);
+MANY_ROWS(8);
+MANY_ROWS(9);
+MANY_ROWS(10);
+MANY_ROWS(11);
+MANY_ROWS(12);
 
-    void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc) {
+void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc) {
   constexpr FewRows many[] = {rows_5, rows_6, rows_7, rows_8, rows_9, rows_10, rows_11, rows_12};
   const FewRows kernel = rows <= kFewRows ? kOnePanel[rows - 1] : many[rows - kFewRows - 1];
   kernel(static_cast<const char*>(a), stride, panel, k, acc);
