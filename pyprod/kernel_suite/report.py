@@ -68,7 +68,7 @@ def _tables(frame: pd.DataFrame) -> Iterator[Table]:
     yield summary(frame)
     for (kind, threads), part in frame.groupby(["kind", "threads"]):
         ours = part[part["ours"] & part["status"].eq("ok")]
-        where = f"{kind}, {digits.count(threads, 'thread')}"
+        where = f"{kind}, {digits.count(int(str(threads)), 'thread')}"
         yield _by_rows(f"{where}: pyprod against the best peer of each problem; {_aa(ours)}", ours)
         yield _by_peer(f"{where}: each peer against the best peer of each problem", part)
         if (part["family"] != "").any():
@@ -108,7 +108,7 @@ def _by_layer(title: str, ours: pd.DataFrame) -> Table:
     for (family, layer), part in ours.groupby(["family", "layer"]):
         ratio = part.set_index("rows")["ratio"]
         cells = (f"{ratio[rows]:.2f}" if rows in ratio else "" for rows in batches)
-        found.append((list(FAMILIES).index(family), (f"{family} {layer}", *cells)))
+        found.append((list(FAMILIES).index(str(family)), (f"{family} {layer}", *cells)))
     found.sort(key=lambda line: line[0])
     return Table(title, ("N x K", *(f"M={rows}" for rows in batches)), [line for _, line in found])
 

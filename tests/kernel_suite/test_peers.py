@@ -10,7 +10,7 @@ import torch
 from pyprod.kernel_suite import peers, problems
 from pyprod.types import Mismatch, PyprodError
 
-SMALL = dict.fromkeys(("linear", "linear_cold", "gemm"), {"n": 33, "k": 70})
+SMALL = {kind: {"n": 33, "k": 70} for kind in ("linear", "linear_cold", "gemm")}
 #: Compiling takes seconds each; what they compile is what eager runs, and each run of the suite checks them.
 SLOW = ("compile", "torchao")
 CASES = [
