@@ -25,7 +25,7 @@ SOURCES := setup.py pyproject.toml $(shell find csrc)  # folders too: they chang
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint .venv/torch.txt
 
 .NOTPARALLEL:
-.PHONY: FORCE help bench bench-full test sanitize build lint format weights docs asv clean
+.PHONY: FORCE help bench bench-full test sanitize instructions build lint format weights docs asv clean
 
 help: ## Explain each target
 	@echo "Usage: make TARGET"; echo
@@ -44,6 +44,9 @@ sanitize: build $(STAMPS)/test ## Run the kernels' tests under AddressSanitizer 
 	@PYPROD_SANITIZE=address,undefined PYPROD_CUDA=auto $(BIN)/python setup.py -q build_ext \
 		--build-temp build/sanitize --build-lib build/sanitize
 	@tools/sanitized $(BIN)/python -m pytest -q tests/kernels $(ARGS)
+
+instructions: build $(STAMPS)/test ## Count the ops' instructions under valgrind; ARGS=--check compares with results/
+	@$(BIN)/python tools/instructions.py $(ARGS)
 
 build: $(STAMPS)/build ## Make .venv, install the pinned packages, build csrc/
 

@@ -74,6 +74,15 @@ def parallel_region_seconds(address: int, threads: int, repetitions: int) -> lis
         repetitions: values wanted, >= 1.
     """
 
+def under_valgrind() -> bool:
+    """Whether valgrind runs this process."""
+
+def start_counting() -> None:
+    """Have callgrind (``--instr-atstart=no``) count instructions from here; nothing without callgrind."""
+
+def stop_counting(name: str) -> None:
+    """Have callgrind write what it counted, under this name, to a file of its own, and stop; nothing without it."""
+
 class Counters:
     """Cycles and instructions that the calling thread retires in user space (perf_event_open).
 

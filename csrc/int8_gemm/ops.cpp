@@ -4,6 +4,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include "common/parallel.h"
 #include "int8_gemm/driver.h"
 
 namespace pyprod::int8_gemm {

@@ -27,10 +27,18 @@ PYPROD_INLINE void add(const T* x, const T* residual, int64_t k, float* h) {
   }
 }
 
-// Writes a row of floats as T, by way of `staged` unless it is of that type already.
+// Where to compute a row that is also a result: in its own place if nothing has to be converted or streamed.
+template <class T>
+PYPROD_INLINE float* place(void* result, bool stream, float* otherwise) {
+  const bool direct = sizeof(T) == sizeof(float) && result != nullptr && !stream;
+  return direct ? static_cast<float*>(result) : otherwise;
+}
+
+// Writes a row of floats that is not in its place yet as T, by way of `staged` unless it is of that type already.
 template <class T>
 PYPROD_INLINE void write(const float* row, int64_t k, bool stream, float* staged, void* to) {
   const void* from = row;
+  if (from == to) return;
   if constexpr (sizeof(T) != sizeof(float)) {
     T* out = reinterpret_cast<T*>(staged);
     for (int64_t i = 0; i < k; ++i) from_float(row[i], out[i]);
@@ -114,10 +122,13 @@ template <class T, auto kSum, auto kSquares>
 PYPROD_INLINE void run_row(const Norm& norm, const Row& row, float* scratch) {
   const int64_t k = norm.k;
   const T* x = static_cast<const T*>(row.x);
-  float *y = scratch + k, *staged = scratch + 2 * k;
+  float* y = place<T>(row.normalized, norm.stream, scratch + k);
+  float* staged = scratch + 2 * k;
   const float* h = scratch;
   if (row.residual != nullptr) {
-    add(x, static_cast<const T*>(row.residual), k, scratch);
+    float* sum = place<T>(row.sum, norm.stream, scratch);
+    add(x, static_cast<const T*>(row.residual), k, sum);
+    h = sum;
     if (row.sum != nullptr) write<T>(h, k, norm.stream, staged, row.sum);
   } else if constexpr (sizeof(T) == sizeof(float)) {
     h = x;

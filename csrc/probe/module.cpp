@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/cpu_features.h"
+#include "probe/callgrind.h"
 #include "probe/ceilings.h"
 #include "probe/counters.h"
 #include "probe/sampler.h"
@@ -57,6 +58,9 @@ PYBIND11_MODULE(_probe, m) {
         "Duration of each of up to max_count calls of call(), as bytes of int64 ns.");
 
   probe::define_ceilings(m);
+  m.def("under_valgrind", &probe::under_valgrind, "Whether valgrind runs this process.");
+  m.def("start_counting", &probe::start_counting, "Have callgrind count instructions from here.");
+  m.def("stop_counting", &probe::stop_counting, py::arg("name"), "Have callgrind write a count and stop.");
 
   py::register_local_exception_translator([](std::exception_ptr p) {
     try {

@@ -1,17 +1,24 @@
-"""Ours: linear layers in INT8 with pyprod's own kernels, on the CPU and on CUDA; eager, or under torch.compile."""
+"""Ours: the whole model fused to INT8 kernels of our own (on CUDA: its linear layers); eager, or under torch.compile."""
 
 from __future__ import annotations
+
+from torch import fx, nn
 
 from pyprod.backends import Request, Runner, Variant
 from pyprod.backends._inductor import compiled, no_compiler
 from pyprod.backends._runner import TorchRunner, torch_device, weights_bytes
-from pyprod.nn import convert, dynamic_quantspec
-from pyprod.types import Unavailable
+from pyprod.fuse import Untraceable, fuse
+from pyprod.nn import convert, dynamic_quantspec, static_quantspec
+from pyprod.types import QuantSpec, Unavailable
 
 VARIANTS = {
-    "int8": Variant("int8", "weights per channel, activations per token with scales found at run time"),
-    "int8_compiled": Variant("int8", "the same, what remains in float fused by torch.compile"),
+    "int8": Variant(
+        "int8", "weights per channel; activations per token with scales found at run time, in CNNs calibrated"
+    ),
+    "int8_compiled": Variant("int8", "the same, what remains in float compiled by torch.compile"),
 }
+
+_Lowered = tuple[nn.Module, tuple[str, ...]]  # the model in int8, and what a reader of the table must know of it
 
 
 def available(variant: str, device: str) -> Unavailable | None:
@@ -20,17 +27,65 @@ def available(variant: str, device: str) -> Unavailable | None:
 
 
 def prepare(request: Request) -> Runner:
-    """The model with the linears that the QuantSpec names (all of them by default) swapped for `Int8Linear`.
+    """The model fused to INT8 kernels; where it can't be traced whole, with the linears swapped for `Int8Linear`.
 
     Raises:
-        Unavailable: there is no such layer.
+        Unavailable: the QuantSpec (every linear by default) names no layer.
     """
-    quantspec = request.quantspec or dynamic_quantspec(request.model)
-    if not quantspec.weights:
-        raise Unavailable("model has no linear layer; int8 convolution is not built yet")
-    model = convert(request.model, quantspec)
+    model, notes = _lowered(request)
     artifact = weights_bytes(model, request.workdir)
-    notes = (f"{len(quantspec.weights)} linear layers in int8, the rest in float32",)
     if request.variant == "int8_compiled":
         return compiled(model, request, artifact, notes)
     return TorchRunner(model.to(request.device), request, artifact, notes)
+
+
+def _lowered(request: Request) -> _Lowered:
+    notes: tuple[str, ...] = ()
+    if request.quantspec is None and request.device == "cpu" and _convolutions(request.model):
+        try:
+            return _cnn(request)
+        except Untraceable as why:
+            notes = (f"convolutions in float32: {why}",)
+    quantspec = request.quantspec or dynamic_quantspec(request.model)
+    if not quantspec.weights:
+        raise Unavailable("; ".join(("model has no linear layer", *notes)))
+    model, found = _linears(request, quantspec)
+    return model, (*notes, *found)
+
+
+def _convolutions(model: nn.Module) -> int:
+    return sum(type(module) is nn.Conv2d for module in model.modules())
+
+
+def _cnn(request: Request) -> _Lowered:
+    """The whole network as one call on calibrated int8.
+
+    Raises:
+        Untraceable: it has a layer that such a call does not know.
+    """
+    count, rows = _convolutions(request.model), request.calibration[0].shape[0]
+    model = fuse(request.model, static_quantspec(request.model, request.calibration), request.example)
+    note = f"{count} convolutions and what lies between them in int8, in one call, calibrated on {rows} rows"
+    return model, (note, "an image that holds NaN gives a row of NaN")
+
+
+def _linears(request: Request, quantspec: QuantSpec) -> _Lowered:
+    """Linear layers, and what the fused graph has beside them, on scales found at run time."""
+    try:
+        if request.device != "cpu":
+            raise Untraceable("the fused operators run on the CPU only")
+        module = fuse(request.model, quantspec, request.example)
+    except Untraceable as why:
+        swapped = f"{len(quantspec.weights)} linear layers in int8, the rest in float32"
+        return convert(request.model, quantspec), (swapped, f"not fused: {why}")
+    return module, (_summary(module, len(quantspec.weights)),)
+
+
+def _summary(module: fx.GraphModule, linears: int) -> str:
+    """What ran in integers: "36 linear layers and 6 attentions in int8, the rest in float32; fused: norm 12, ..."."""
+    counts = dict(module.meta["rewritten"])
+    attentions, embeddings = counts.pop("attention"), counts.pop("embedding")
+    layers = ("linear layers", linears), ("attentions", attentions), ("embeddings", embeddings)
+    integers = " and ".join(f"{count} {name}" for name, count in layers if count)
+    fused = ", ".join(f"{name} {count}" for name, count in counts.items() if count and name != "linear")
+    return f"{integers} in int8, the rest in float32" + (f"; fused: {fused}" if fused else "")

@@ -17,8 +17,6 @@ from pyprod.types import QuantSpec, TensorQuant, Unavailable
 @pytest.mark.parametrize(
     ("backend", "reason"),
     [
-        ("native.int8", "int8 convolution is not built yet"),
-        ("native.int8_compiled", "int8 convolution is not built yet"),
         ("onnxruntime.int8_dynamic", "no layer that this backend quantizes"),
         ("torchao.int8_dynamic", "no linear layer"),
         ("torchao.int8_weight_only", "no linear layer"),
@@ -30,10 +28,18 @@ def test_nothing_to_quantize(request_for: Callable[..., Request], backend: str, 
         module.prepare(request_for("conv_only", variant))
 
 
-@pytest.mark.parametrize("backend", ["torch_quantized.x86", "torch_quantized.onednn"])
-def test_neither_linears_nor_convolutions(request_for: Callable[..., Request], backend: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [
+        ("native.int8", "no linear layer"),
+        ("native.int8_compiled", "no linear layer"),
+        ("torch_quantized.x86", "no layer that this backend quantizes"),
+        ("torch_quantized.onednn", "no layer that this backend quantizes"),
+    ],
+)
+def test_neither_linears_nor_convolutions(request_for: Callable[..., Request], backend: str, reason: str) -> None:
     module, variant = backends.split(backend)
-    with pytest.raises(Unavailable, match="no layer that this backend quantizes"):
+    with pytest.raises(Unavailable, match=reason):
         module.prepare(request_for("mlp", variant, model=torch.nn.Sequential(torch.nn.ReLU())))
 
 
@@ -41,7 +47,8 @@ def test_neither_linears_nor_convolutions(request_for: Callable[..., Request], b
 def test_native_on_a_transformer(request_for: Callable[..., Request], batch: int) -> None:
     module, variant = backends.split("native.int8")
     runner = module.prepare(request_for("transformer", variant, batch))
-    assert runner.notes == ("12 linear layers in int8, the rest in float32",)
+    (note,) = runner.notes
+    assert note.startswith("12 linear layers and 2 attentions in int8, the rest in float32; fused: activation 2,")
     fresh = inputs("transformer", batch, 5)
     with torch.inference_mode():
         want = build("transformer")(*fresh)
@@ -52,9 +59,29 @@ def test_native_lowers_the_quantspec_it_is_given(request_for: Callable[..., Requ
     module, variant = backends.split("native.int8")
     request = request_for("mlp", variant)
     spec = QuantSpec({"down": TensorQuant("per_channel")}, {"down": TensorQuant("per_token")})
-    module.prepare(Request(**{**vars(request), "quantspec": spec}))
-    assert isinstance(request.model.down, Int8Linear)
-    assert type(request.model.up) is torch.nn.Linear
+    fresh = inputs("mlp", 1, 5)
+    with torch.inference_mode():
+        hidden = request.model.up(*fresh).relu()
+        want = Int8Linear.from_float(request.model.down)(hidden)
+    runner = module.prepare(Request(**{**vars(request), "quantspec": spec}))
+    assert torch.equal(runner.run(fresh), want)
+    assert runner.notes == ("1 linear layers in int8, the rest in float32",)
+
+
+def test_native_says_why_a_model_was_not_fused(request_for: Callable[..., Request]) -> None:
+    class Branching(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x) if x.sum() > 0 else self.linear(-x)
+
+    module, variant = backends.split("native.int8")
+    runner = module.prepare(request_for("mlp", variant, model=Branching()))
+    assert runner.notes[0] == "1 linear layers in int8, the rest in float32"
+    assert runner.notes[1].startswith("not fused: torch.export can't trace the model: ")
+    assert runner.run(inputs("mlp", 1, 5)).shape == (1, 4)
 
 
 @pytest.mark.parametrize(
@@ -69,3 +96,9 @@ def test_native_lowers_the_quantspec_it_is_given(request_for: Callable[..., Requ
 def test_notes_say_what_runs_in_integers(request_for: Callable[..., Request], backend: str, note: str) -> None:
     module, variant = backends.split(backend)
     assert any(note in line for line in module.prepare(request_for("transformer", variant)).notes)
+
+
+def test_native_runs_a_cnn_in_one_call(request_for: Callable[..., Request]) -> None:
+    module, variant = backends.split("native.int8")
+    runner = module.prepare(request_for("conv_only", variant))
+    assert "in one call" in runner.notes[0]

@@ -27,6 +27,7 @@ OPS = (
     "norm",
     "activation_quantize",
     "int4_linear",
+    "attention",
 )
 HAS = set(_probe.cpu_features())
 
@@ -48,6 +49,9 @@ for m, n, k in [(1, 70, 300), (13, 65, 130), (200, 33, 77)]:
     for fused in (kernels.silu_mul_quantize(x, x.flip(-1)), kernels.gelu_quantize(x), kernels.gelu_quantize(x, "tanh")):
         for out in fused:
             digest.update(out.numpy().tobytes())
+    qkv, mask = torch.randn(2, m, 5 * 36), torch.rand(m, m) < 0.7
+    out = kernels.int8_attention_packed(qkv, 3, 1, mask, causal=n > 40)
+    digest.update(out.numpy().tobytes())
 print(kernels.isa(), digest.hexdigest())
 """
 

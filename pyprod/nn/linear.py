@@ -1,16 +1,15 @@
-"""Modules that compute in INT8 with our kernels, and the swap that puts them into a model."""
+"""Int8Linear: a linear layer on our kernels, and the quantization of its weight."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from pyprod import discover
 from pyprod.kernels.gemm import PackedWeight, pack_weight
 from pyprod.kernels.linear import Activation, int8_linear
-from pyprod.types import PyprodError, QuantSpec, TensorQuant
+from pyprod.types import PyprodError, TensorQuant
 
 _TINY = torch.finfo(torch.float32).tiny  # keeps the scale of an all-zero channel invertible
 
@@ -49,8 +48,7 @@ class Int8Linear(nn.Module):
         """Quantize a float layer; `weight_scale` ``[out_features]`` defaults to max|w| / 127 of each channel."""
         weight = linear.weight.detach().float()
         scale = channel_scale(weight) if weight_scale is None else weight_scale.to(weight)
-        weight_q = torch.round(weight / scale[:, None]).clamp(-127, 127).to(torch.int8)
-        return cls(weight_q, scale, linear.bias, activation)
+        return cls(quantize_weight(weight, scale), scale, linear.bias, activation)
 
     def forward(self, x: Tensor) -> Tensor:
         packed = PackedWeight(self.weight, self.out_features, self.in_features)
@@ -82,56 +80,17 @@ def channel_scale(weight: Tensor) -> Tensor:
     return (weight.detach().float().abs().amax(1) / 127).clamp(min=_TINY)
 
 
-def dynamic_quantspec(model: nn.Module) -> QuantSpec:
-    """The default scheme of a float model: every nn.Linear, weights per channel, activations per token at run time.
-
-    Subclasses of nn.Linear are left out: their owners read the weight directly (nn.MultiheadAttention does).
-    """
-    weights, activations = {}, {}
-    for name, linear in _linears(model):
-        scale = tuple(channel_scale(linear.weight).tolist())
-        weights[name] = TensorQuant("per_channel", scale=scale)
-        activations[name] = TensorQuant("per_token")
-    return QuantSpec(weights, activations)
+def quantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
+    """``clamp(round(weight / scale))`` in -127..127: int8 ``[N, K]``, with a scale for each of the N channels."""
+    return torch.round(weight.detach().float() / scale[:, None]).clamp(-127, 127).to(torch.int8)
 
 
-def convert(model: nn.Module, quantspec: QuantSpec) -> nn.Module:
-    """Replace the nn.Linear layers that `quantspec` names by `Int8Linear`, in place; all other layers stay.
-
-    The result is for inference: its remaining parameters no longer require gradients.
-
-    Returns:
-        The model (a new module when the model itself is the layer).
+def linear_scale(name: str, float_weight: Tensor, weight: TensorQuant, activation: TensorQuant | None) -> Tensor:
+    """The scale of each output channel of `float_weight` ``[N, K]``: float32 ``[N]``.
 
     Raises:
-        PyprodError: a name is not an nn.Linear of the model, or its scheme is not one that Int8Linear computes.
+        PyprodError: Int8Linear does not compute that scheme; the message begins with `name`.
     """
-    linears = dict(_linears(model))
-    for name in quantspec.weights:
-        if name not in linears:
-            raise PyprodError(discover.unknown("nn.Linear", name, linears))
-    made: dict[int, Int8Linear] = {}  # one layer under two names stays one layer
-    for name, quant in quantspec.weights.items():
-        linear = linears[name]
-        scale = _weight_scale(name, linear, quant, quantspec.activations.get(name))
-        if id(linear) not in made:
-            made[id(linear)] = Int8Linear.from_float(linear, scale).train(linear.training)
-    for name in quantspec.weights:  # only now: a refusal leaves the model as it was
-        if not name:
-            return made[id(linears[name])]
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, made[id(linears[name])])
-    return model.requires_grad_(False)
-
-
-def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    for name, module in model.named_modules(remove_duplicate=False):
-        if type(module) is nn.Linear:
-            yield name, module
-
-
-def _weight_scale(name: str, linear: nn.Linear, weight: TensorQuant, activation: TensorQuant | None) -> Tensor:
-    """The scale of each output channel, or PyprodError when Int8Linear does not compute that scheme."""
     if weight.bits != 8 or any(weight.zero_point) or weight.granularity not in ("per_tensor", "per_channel"):
         raise PyprodError(
             f"{name}: Int8Linear needs a symmetric 8-bit weight per tensor or channel, got {_short(weight)}"
@@ -139,9 +98,9 @@ def _weight_scale(name: str, linear: nn.Linear, weight: TensorQuant, activation:
     if activation is None or activation.bits != 8 or activation.granularity != "per_token" or activation.scale:
         got = "none" if activation is None else _short(activation)
         raise PyprodError(f"{name}: Int8Linear needs 8-bit dynamic per_token activations, got {got}")
-    channels = linear.out_features
+    channels = float_weight.shape[0]
     if not weight.scale:
-        return channel_scale(linear.weight)
+        return channel_scale(float_weight)
     if len(weight.scale) not in (1, channels):
         raise PyprodError(f"{name}: need 1 or {channels} weight scales, got {len(weight.scale)}")
     return torch.tensor(weight.scale, dtype=torch.float32).expand(channels)

@@ -1,0 +1,231 @@
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "int8_attention/head.h"
+#include "int8_attention/pack.h"
+#include "int8_attention/softmax.h"
+
+// Attention of one Head. A block of query rows at a time sees all keys: no running maximum has to be corrected, and
+// what a block needs (32 rows x 512 keys: 64 KB of scores) stays in L2.
+//
+//     scores  = (q_int8 . k_int8) * (q_scale * k_scale * scale * log2 e) + mask * log2 e
+//     weight  = round(2^(score - row maximum) * 32639)      an integer of 15 bits, kept as two signed bytes
+//     out     = sum(weight * v_int8) * v_scale / sum(weight)
+//
+// Integer sums are exact, a maximum has no order, and the row is divided by the sum of the very integers it was
+// weighted with: the bits don't depend on the instruction set, and weights add up to 1 exactly.
+
+namespace pyprod::int8_attention {
+
+using int8_gemm::ceil_div;
+
+// mask * log2 e of `keys` keys for one query; -infinity where it is false, and beyond the last key.
+template <class From>
+PYPROD_INLINE void additive_bias(const Mask& mask, const char* from, int64_t keys, float* bias) {
+  const From* values = reinterpret_cast<const From*>(from);
+  for (int64_t j = 0; j < keys; ++j) bias[j] = to_float(values[j * mask.key_stride]) * kLog2E;
+}
+
+// For the first `visible` keys; -infinity for the others, up to `padded`. False when one is NaN or +infinity.
+PYPROD_INLINE bool mask_bias(const Mask& mask, int64_t head, int64_t query, int64_t visible, int64_t padded,
+                             float* bias) {
+  const char* from = mask.data + (head * mask.head_stride + query * mask.query_stride) * mask.item_size;
+  if (mask.kind == MaskKind::none) {
+    for (int64_t j = 0; j < visible; ++j) bias[j] = 0.0f;
+  } else if (mask.kind == MaskKind::boolean) {
+    for (int64_t j = 0; j < visible; ++j) bias[j] = from[j * mask.key_stride] != 0 ? 0.0f : -kInfinity;
+  } else if (mask.type == Float::f32) {
+    additive_bias<float>(mask, from, visible, bias);
+  } else if (mask.type == Float::bf16) {
+    additive_bias<BFloat16>(mask, from, visible, bias);
+  } else {
+    additive_bias<Float16>(mask, from, visible, bias);
+  }
+  for (int64_t j = visible; j < padded; ++j) bias[j] = -kInfinity;
+  int bad = 0;
+  for (int64_t j = 0; j < visible; ++j) bad |= !(bias[j] < kInfinity);
+  return bad == 0;
+}
+
+template <class Out>
+PYPROD_INLINE void write_row(const int32_t* high, const int32_t* low, float scale, const float* v_scale, int count,
+                             Out* out) {
+  for (int d = 0; d < count; ++d) {
+    from_float((256.0f * static_cast<float>(high[d]) + static_cast<float>(low[d])) * (scale * v_scale[d]), out[d]);
+  }
+}
+
+// What the block of rows is computed in; cut from one piece of scratch.
+struct Buffers {
+  int64_t depth, panels, value_keys;  // padded
+  int64_t q_stride, weight_stride;    // bytes
+  int8_t *keys, *values, *byte_rows;
+  float *mean, *k_scale, *v_scale, *bias, *scores, *top, *q_scale;
+  char *q, *weights;
+  int32_t* acc;
+  bool takes_int8;  // as prepared rows
+  int64_t bytes;
+
+  PYPROD_INLINE Buffers(const Head& h, const int8_gemm::Path& path, char* base) {
+    // Tiles of AMX take int8 as they are, 64 k at once; a shorter rest of a panel is copied at every call.
+    takes_int8 = path.open != nullptr;
+    const int64_t unit = takes_int8 ? 64 : 4, rows = path.tile_rows;
+    depth = ceil_div(h.depth, unit) * unit;
+    panels = ceil_div(h.keys, kPanel);
+    value_keys = ceil_div(h.keys, std::max<int64_t>(unit, kPanel)) * std::max<int64_t>(unit, kPanel);
+    q_stride = ceil_div(depth * path.activation_bytes, 64) * 64;
+    weight_stride = (ceil_div(value_keys * path.activation_bytes, 64) | 1) * 64;
+    bytes = 0;
+    const auto take = [&](int64_t size) {
+      char* at = base + bytes;
+      bytes += ceil_div(size, 64) * 64;
+      return at;
+    };
+    keys = reinterpret_cast<int8_t*>(take(panels * int8_gemm::panel_bytes(depth)));
+    values = reinterpret_cast<int8_t*>(take(ceil_div(h.depth, kPanel) * int8_gemm::panel_bytes(value_keys)));
+    byte_rows = reinterpret_cast<int8_t*>(take(std::max(2 * value_keys, depth)));
+    mean = reinterpret_cast<float*>(take(2 * h.depth * 4));
+    k_scale = reinterpret_cast<float*>(take(panels * kPanel * 4));
+    v_scale = reinterpret_cast<float*>(take(ceil_div(h.depth, kPanel) * kPanel * 4));
+    bias = reinterpret_cast<float*>(take(rows * panels * kPanel * 4));
+    scores = reinterpret_cast<float*>(take(rows * panels * kPanel * 4));
+    top = reinterpret_cast<float*>(take(rows * kPanel * 4));
+    q_scale = reinterpret_cast<float*>(take(rows * 4));
+    q = take(rows * q_stride);
+    weights = take(2 * rows * weight_stride);
+    acc = reinterpret_cast<int32_t*>(take(2 * rows * kPanel * 4));
+  }
+};
+
+// What all rows of a unit have in common.
+struct Shared {
+  bool bias;        // one row of it for all queries
+  bool finite;      // that row holds neither NaN nor +infinity
+  float score_top;  // what a score without mask is at most, over the scale of its query; NaN when a key has no scale
+};
+
+// Rows [first, first + rows) of the unit: row r is token r % queries of query head r / queries.
+template <class Loops>
+class Block {
+ public:
+  PYPROD_INLINE Block(const Head& h, const int8_gemm::Path& path, const Buffers& b, const Shared& shared, int64_t first,
+                      int rows)
+      : h_(h), path_(path), b_(b), shared_(shared), first_(first), rows_(rows) {}
+
+  PYPROD_INLINE void run() {
+    prepare_rows();
+    score();
+    for (int r = 0; r < rows_; ++r) weigh_row(r);
+    mix();
+  }
+
+ private:
+  const Head& h_;
+  const int8_gemm::Path& path_;
+  const Buffers& b_;
+  const Shared& shared_;
+  const int64_t first_;
+  const int rows_;
+  int64_t visible_ = 0;  // keys that some row sees
+  bool finite_[int8_gemm::kMaxTileRows];
+  float inverse_[int8_gemm::kMaxTileRows];  // 1 / sum of a row's weights
+
+  PYPROD_INLINE int64_t width() const { return b_.panels * kPanel; }
+  PYPROD_INLINE int64_t token(int r) const { return (first_ + r) % h_.queries; }
+  PYPROD_INLINE int64_t head(int r) const { return (first_ + r) / h_.queries; }
+
+  PYPROD_INLINE void prepare_rows() {
+    for (int r = 0; r < rows_; ++r) {
+      const int64_t t = token(r), seen = h_.causal ? std::min(h_.keys, t + 1) : h_.keys;
+      const char* from = h_.q.row(t) + head(r) * h_.q_head_stride;
+      b_.q_scale[r] = path_.prepare_quantized(h_.type, from, h_.depth, b_.q + r * b_.q_stride) * (h_.scale * kLog2E);
+      const bool bias =
+          shared_.bias ? shared_.finite : mask_bias(h_.mask, head(r), t, seen, width(), b_.bias + r * width());
+      finite_[r] = bias && std::abs(b_.q_scale[r]) * shared_.score_top < kInfinity;
+      visible_ = std::max(visible_, seen);
+    }
+    for (int i = 0; i < rows_ * kPanel; ++i) b_.top[i] = -kInfinity;
+  }
+
+  PYPROD_INLINE void score() {
+    const int64_t panel = int8_gemm::panel_bytes(b_.depth);
+    for (int64_t p = 0; p * kPanel < visible_; ++p) {
+      path_.tile(rows_, b_.q, b_.q_stride, b_.keys + p * panel, b_.depth, b_.acc);
+      Loops::score_tile(b_.acc, rows_, b_.q_scale, b_.k_scale + p * kPanel, b_.bias + p * kPanel,
+                        shared_.bias ? 0 : width(), b_.scores + p * kPanel, width(), b_.top);
+    }
+  }
+
+  // A row that sees no key has weights 0 and gives 0; one that is not finite gives NaN.
+  PYPROD_INLINE void weigh_row(int r) {
+    const int64_t count = ceil_div(visible_, kPanel) * kPanel;
+    char* to[] = {b_.weights + r * b_.weight_stride, b_.weights + (rows_ + r) * b_.weight_stride};
+    int8_t *high = b_.byte_rows, *low = high + b_.value_keys;
+    if (b_.takes_int8) {
+      high = reinterpret_cast<int8_t*>(to[0]);
+      low = reinterpret_cast<int8_t*>(to[1]);
+    }
+    const float top = maximum(b_.top + r * kPanel);
+    const bool weighed = finite_[r] && top > -kInfinity;
+    const int64_t from = weighed ? count : 0;
+    std::memset(high + from, 0, static_cast<size_t>(b_.value_keys - from));
+    std::memset(low + from, 0, static_cast<size_t>(b_.value_keys - from));
+    const int32_t sum = weighed ? Loops::weigh(b_.scores + r * width(), count, top, high, low) : 0;
+    inverse_[r] = !finite_[r] ? std::numeric_limits<float>::quiet_NaN() : sum > 0 ? 1.0f / static_cast<float>(sum) : 0;
+    if (b_.takes_int8) return;
+    path_.prepare(high, b_.value_keys, to[0]);
+    path_.prepare(low, b_.value_keys, to[1]);
+  }
+
+  PYPROD_INLINE void mix() {
+    const int64_t panel = int8_gemm::panel_bytes(b_.value_keys), half = rows_ * b_.weight_stride;
+    int32_t* low = b_.acc + rows_ * kPanel;
+    for (int64_t d = 0; d < h_.depth; d += kPanel) {
+      const int8_t* values = b_.values + d / kPanel * panel;
+      path_.tile(rows_, b_.weights, b_.weight_stride, values, b_.value_keys, b_.acc);
+      path_.tile(rows_, b_.weights + half, b_.weight_stride, values, b_.value_keys, low);
+      const int count = static_cast<int>(std::min<int64_t>(kPanel, h_.depth - d));
+      for (int r = 0; r < rows_; ++r) write(r, b_.acc + r * kPanel, low + r * kPanel, d, count);
+    }
+  }
+
+  PYPROD_INLINE void write(int r, const int32_t* high, const int32_t* low, int64_t d, int count) {
+    const int64_t at = head(r) * h_.depth + d;
+    char* row = h_.out + token(r) * h_.out_stride;
+    const float* v_scale = b_.v_scale + d;
+    switch (h_.type) {
+      case Float::f32:
+        return write_row(high, low, inverse_[r], v_scale, count, reinterpret_cast<float*>(row) + at);
+      case Float::bf16:
+        return write_row(high, low, inverse_[r], v_scale, count, reinterpret_cast<BFloat16*>(row) + at);
+      case Float::f16:
+        return write_row(high, low, inverse_[r], v_scale, count, reinterpret_cast<Float16*>(row) + at);
+    }
+  }
+};
+
+template <class Loops>
+PYPROD_INLINE void attend(const Head& h, const int8_gemm::Path& path, char* scratch) {
+  const Buffers b(h, path, scratch);
+  pack_keys(h.k, h.type, h.keys, h.depth, path, b.depth, !b.takes_int8, b.mean, b.byte_rows, b.keys, b.k_scale);
+  pack_values(h.v, h.type, h.keys, h.depth, b.value_keys, b.values, b.v_scale);
+  std::memset(b.q, 0, static_cast<size_t>(path.tile_rows * b.q_stride));
+  Shared shared{!h.causal && h.mask.head_stride == 0 && h.mask.query_stride == 0, true, 0.0f};
+  if (shared.bias) shared.finite = mask_bias(h.mask, 0, 0, h.keys, b.panels * kPanel, b.bias);
+  int32_t k_scale_top = 0;
+  for (int64_t t = 0; t < h.keys; ++t) k_scale_top = std::max(k_scale_top, magnitude_bits(b.k_scale[t]));
+  shared.score_top = std::bit_cast<float>(k_scale_top) * (127.0f * 127.0f * static_cast<float>(h.depth));
+  const int8_gemm::TileScope scope(path);
+  const int64_t total = h.group * h.queries, blocks = ceil_div(total, path.tile_rows);
+  for (int64_t i = 0; i < blocks; ++i) {  // of even height: a last block of one row would waste a whole tile
+    const int64_t first = i * total / blocks;
+    Block<Loops>(h, path, b, shared, first, static_cast<int>((i + 1) * total / blocks - first)).run();
+  }
+}
+
+}  // namespace pyprod::int8_attention

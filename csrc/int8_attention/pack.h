@@ -1,0 +1,126 @@
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "common/quantize.h"
+#include "int8_attention/head.h"
+#include "int8_gemm/layout.h"
+
+// Keys and values of a head, quantized and laid out as packed weights (int8_gemm/layout.h), so that the tiles of
+// int8_gemm multiply them.
+
+namespace pyprod::int8_attention {
+
+template <class From>
+PYPROD_INLINE const float* converted(const char* from, int64_t count, float* buffer) {
+  const From* values = reinterpret_cast<const From*>(from);
+  for (int64_t i = 0; i < count; ++i) buffer[i] = to_float(values[i]);
+  return buffer;
+}
+
+// A row as floats: itself where it is float32 already (GCC copies short rows by `rep movsq`, 30 cycles each), otherwise
+// converted into `buffer`.
+PYPROD_INLINE const float* floats(Float type, const char* from, int64_t count, float* buffer) {
+  switch (type) {
+    case Float::f32:
+      return reinterpret_cast<const float*>(from);
+    case Float::bf16:
+      return converted<BFloat16>(from, count, buffer);
+    case Float::f16:
+      return converted<Float16>(from, count, buffer);
+  }
+  return buffer;
+}
+
+// The mean key. Softmax does not see what is subtracted from every key, and channels that are far from 0 for all
+// tokens, as in most models, take the int8 range from the others (SageAttention, arXiv 2410.02367).
+PYPROD_INLINE void mean_row(const Rows& k, Float type, int64_t keys, int64_t depth, float* buffer, float* mean) {
+  std::memset(mean, 0, static_cast<size_t>(depth) * sizeof(float));
+  for (int64_t t = 0; t < keys; ++t) {
+    const float* row = floats(type, k.row(t), depth, buffer);
+    for (int64_t d = 0; d < depth; ++d) mean[d] += row[d];
+  }
+  const float inverse = 1.0f / static_cast<float>(keys);
+  for (int64_t d = 0; d < depth; ++d) mean[d] *= inverse;
+}
+
+// Panels [keys / 32][1 + padded_depth / 4][32][4] and a scale per key; absent keys of the last panel have scale 0.
+// `mean` has room for 2 * depth floats, `q` for padded_depth bytes. `compensate`: the path reads the panels' first row.
+PYPROD_INLINE void pack_keys(const Rows& k, Float type, int64_t keys, int64_t depth, const int8_gemm::Path& path,
+                             int64_t padded_depth, bool compensate, float* mean, int8_t* q, int8_t* packed,
+                             float* scale) {
+  constexpr int64_t kPanel = int8_gemm::kPanel;
+  const int64_t words = padded_depth / 4, panels = int8_gemm::ceil_div(keys, kPanel);
+  float* row = mean + depth;
+  mean_row(k, type, keys, depth, row, mean);
+  std::memset(packed, 0, static_cast<size_t>(panels * int8_gemm::panel_bytes(padded_depth)));
+  std::memset(q, 0, static_cast<size_t>(padded_depth));
+  for (int64_t t = 0; t < panels * kPanel; ++t) scale[t] = 0.0f;
+  for (int64_t t = 0; t < keys; ++t) {
+    const float* key = floats(type, k.row(t), depth, row);
+    for (int64_t d = 0; d < depth; ++d) row[d] = key[d] - mean[d];
+    scale[t] = path.quantize(Float::f32, row, depth, q);
+    int8_t* to = packed + t / kPanel * int8_gemm::panel_bytes(padded_depth) + t % kPanel * 4;
+    if (compensate) {
+      int32_t sum = 0;
+      for (int64_t d = 0; d < depth; ++d) sum += q[d];
+      sum *= -128;
+      std::memcpy(to, &sum, 4);
+    }
+    for (int64_t w = 0; w < words; ++w) std::memcpy(to + (1 + w) * int8_gemm::kRowBytes, q + 4 * w, 4);
+  }
+}
+
+// Four tokens of up to 32 channels, scaled and rounded: one row of a panel; adds to the channels' sums.
+PYPROD_INLINE void pack_four(const float* const (&rows)[4], int64_t count, const float* inverse, int32_t* sums,
+                             int32_t* to) {
+  for (int64_t c = 0; c < count; ++c) {
+    const int32_t a = round_scaled(rows[0][c], inverse[c]), b = round_scaled(rows[1][c], inverse[c]);
+    const int32_t e = round_scaled(rows[2][c], inverse[c]), f = round_scaled(rows[3][c], inverse[c]);
+    sums[c] += a + b + e + f;
+    to[c] = (a & 255) | (b & 255) << 8 | (e & 255) << 16 | f << 24;
+  }
+}
+
+// Panels [depth / 32][1 + padded_keys / 4][32][4] and a scale per channel (1 where there is none).
+PYPROD_INLINE void pack_values(const Rows& v, Float type, int64_t keys, int64_t depth, int64_t padded_keys,
+                               int8_t* packed, float* scale) {
+  constexpr int64_t kPanel = int8_gemm::kPanel;
+  const int64_t item = type == Float::f32 ? 4 : 2;
+  std::memset(packed, 0, static_cast<size_t>(int8_gemm::ceil_div(depth, kPanel) * int8_gemm::panel_bytes(padded_keys)));
+  for (int64_t first = 0; first < depth; first += kPanel, packed += int8_gemm::panel_bytes(padded_keys)) {
+    const int64_t count = std::min(kPanel, depth - first);
+    int32_t top[kPanel] = {};
+    float inverse[kPanel], buffers[4][kPanel];
+    const float zeros[kPanel] = {};
+    for (int64_t t = 0; t < keys; ++t) {
+      const float* row = floats(type, v.row(t) + first * item, count, buffers[0]);
+      for (int64_t c = 0; c < count; ++c) {
+        const int32_t bits = magnitude_bits(row[c]);
+        top[c] = bits > top[c] ? bits : top[c];
+      }
+    }
+    for (int c = 0; c < kPanel; ++c) {
+      scale[first + c] = row_scale(top[c]);
+      inverse[c] = is_finite_magnitude(top[c]) ? 1.0f / scale[first + c] : 0.0f;  // else whatever: the scale is NaN
+    }
+    alignas(64) int32_t sums[kPanel] = {};
+    int32_t* to = reinterpret_cast<int32_t*>(packed + int8_gemm::kRowBytes);
+    for (int64_t t = 0; t < keys; t += 4, to += kPanel) {
+      const float* rows[4];
+      for (int i = 0; i < 4; ++i) {
+        rows[i] = t + i < keys ? floats(type, v.row(t + i) + first * item, count, buffers[i]) : zeros;
+      }
+      if (count == kPanel) {
+        pack_four(rows, kPanel, inverse, sums, to);  // a constant count: no loop remainder
+      } else {
+        pack_four(rows, count, inverse, sums, to);
+      }
+    }
+    for (int c = 0; c < kPanel; ++c) sums[c] *= -128;
+    std::memcpy(packed, sums, sizeof sums);
+  }
+}
+
+}  // namespace pyprod::int8_attention

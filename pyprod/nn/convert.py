@@ -1,0 +1,67 @@
+"""The swap of a model's layers for INT8 ones, and the default scheme of a float model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from pyprod import discover
+from pyprod.nn.linear import Int8Linear, channel_scale, linear_scale
+from pyprod.types import PyprodError, QuantSpec, TensorQuant
+
+
+def dynamic_quantspec(model: nn.Module) -> QuantSpec:
+    """The default scheme of a float model: every nn.Linear, weights per channel, activations per token at run time.
+
+    Subclasses of nn.Linear are left out: their owners read the weight directly (nn.MultiheadAttention does).
+    """
+    weights, activations = {}, {}
+    for name, linear in linears(model):
+        scale = tuple(channel_scale(linear.weight).tolist())
+        weights[name] = TensorQuant("per_channel", scale=scale)
+        activations[name] = TensorQuant("per_token")
+    return QuantSpec(weights, activations)
+
+
+def convert(model: nn.Module, quantspec: QuantSpec) -> nn.Module:
+    """Replace the nn.Linear layers that `quantspec` names by `Int8Linear`, in place; all other layers stay.
+
+    The result is for inference: its remaining parameters no longer require gradients.
+
+    Returns:
+        The model (a new module when the model itself is the layer).
+
+    Raises:
+        PyprodError: a name is not an nn.Linear of the model, or its scheme is not one that Int8Linear computes.
+    """
+    layers = dict(linears(model))
+    for name in quantspec.weights:
+        if name not in layers:
+            raise PyprodError(discover.unknown("nn.Linear", name, layers))
+    made: dict[int, Int8Linear] = {}  # one layer under two names stays one layer
+    for name, quant in quantspec.weights.items():
+        linear = layers[name]
+        scale = linear_scale(name, linear.weight, quant, quantspec.activations.get(name))
+        if id(linear) not in made:
+            made[id(linear)] = Int8Linear.from_float(linear, scale).train(linear.training)
+    for name in quantspec.weights:  # only now: a refusal leaves the model as it was
+        if not name:
+            return made[id(layers[name])]
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, made[id(layers[name])])
+    return model.requires_grad_(False)
+
+
+def linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """Every nn.Linear under each of its names, subclasses left out."""
+    for name, module in model.named_modules(remove_duplicate=False):
+        if type(module) is nn.Linear:
+            yield name, module
+
+
+def layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
+    """Every nn.Linear and nn.Conv2d under each of its names, subclasses left out."""
+    for name, module in model.named_modules(remove_duplicate=False):
+        if type(module) in (nn.Linear, nn.Conv2d):
+            yield name, module
