@@ -242,7 +242,7 @@ _Render = Callable[[pd.DataFrame, Mapping[str, Any], Mapping[str, Any]], str]
 #: By file ending.
 FORMATS: dict[str, _Render] = {
     "csv": lambda frame, environment, plan: str(frame.to_csv(index=False)),
-    "html": lambda frame, environment, plan: to_html(frame, environment, plan),
+    "html": to_html,
     "json": lambda frame, environment, plan: to_json(frame),
     "md": to_markdown,
     "txt": lambda frame, environment, plan: to_text(frame),

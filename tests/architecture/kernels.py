@@ -25,7 +25,7 @@ def used(node: ast.AST) -> set[str]:
 
 
 def called(function: ast.FunctionDef, tree: ast.Module) -> set[str]:
-    """Ops that `function` calls, by their own names or by ones that the module gave them (``_op = ...relu.default``)."""
+    """Ops that `function` calls, by their own names or by those that the module gave them (``_op = ...``)."""
     given = {
         target.id: used(statement.value)
         for statement in tree.body

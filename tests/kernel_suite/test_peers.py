@@ -10,7 +10,7 @@ import torch
 from pyprod.kernel_suite import peers, problems
 from pyprod.types import Mismatch, PyprodError
 
-SMALL = {problem: {"n": 33, "k": 70} for problem in ("linear", "linear_cold", "gemm")}
+SMALL = {kind: {"n": 33, "k": 70} for kind in ("linear", "linear_cold", "gemm")}
 #: Compiling takes seconds each; what they compile is what eager runs, and each run of the suite checks them.
 SLOW = ("compile", "torchao")
 CASES = [

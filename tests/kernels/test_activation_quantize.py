@@ -20,7 +20,8 @@ def check(got, want, largest):
     error = 2**-21 * largest
     assert ((scale - scale_reference).abs() * 127 <= 2**-22 * 127 * scale_reference + error).all()
     steps = (q.int() - q_reference.int()).abs()
-    assert (steps <= 1).all()
+    # A row so small that the error is steps of its scale: GELU near -5, alone in its row.
+    assert (steps <= (1 + (error / scale_reference).floor())[..., None]).all()
     # One step away only where the exact value lies within the error of an edge between two integers: 2 error / scale of
     # all places by chance; four times that, and three, in case.
     assert (steps.sum(-1) <= 3 + 8 * q.shape[-1] * error / scale_reference).all()
