@@ -110,7 +110,7 @@ def _table() -> tuple[pd.DataFrame, pd.Series[bool]]:
         f"sched_{end}": table[f"sched_{end}_time"] // 100 * 60 + table[f"sched_{end}_time"] % 100
         for end in ("dep", "arr")
     }
-    table = table.assign(weekday=date.dt.weekday, day_of_year=date.dt.dayofyear, **minutes)
+    table = table.assign(weekday=date.dt.day_of_week, day_of_year=date.dt.day_of_year, **minutes)
     days = torch.randperm(365, generator=torch.Generator().manual_seed(0))[: 365 // 5] + 1
     return table, table["day_of_year"].isin(days.tolist())
 

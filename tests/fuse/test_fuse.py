@@ -220,7 +220,7 @@ def test_compiles_and_saves() -> None:
 
 def test_refusals() -> None:
     model, example = post_norm()
-    with pytest.raises(PyprodError, match=r"unknown nn\.Linear 'dwon'; did you mean 'down'"):
+    with pytest.raises(PyprodError, match=r"unknown nn\.Linear or nn\.Conv2d 'dwon'; did you mean 'down'"):
         fuse(model, QuantSpec({"dwon": TensorQuant("per_channel")}, {}), example)
     with pytest.raises(PyprodError, match=r"^down: Int8Linear needs 8-bit dynamic per_token activations, got none"):
         fuse(model, QuantSpec({"down": TensorQuant("per_channel")}, {}), example)
