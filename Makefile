@@ -43,7 +43,7 @@ test: build $(STAMPS)/test ## Set up if needed, then run the whole test suite
 sanitize: build $(STAMPS)/test ## Run the kernels' tests under AddressSanitizer and UBSan
 	@PYPROD_SANITIZE=address,undefined PYPROD_CUDA=auto $(BIN)/python setup.py -q build_ext \
 		--build-temp build/sanitize --build-lib build/sanitize
-	@tools/sanitized $(BIN)/python -m pytest -q tests/kernels $(ARGS)
+	@tools/sanitized $(BIN)/python -m pytest -q --capture=sys tests/kernels $(ARGS)
 
 instructions: build $(STAMPS)/test ## Count the ops' instructions under valgrind; ARGS=--check compares with results/
 	@$(BIN)/python tools/instructions.py $(ARGS)

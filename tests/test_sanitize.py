@@ -62,6 +62,23 @@ print(torch.ops.planted.element_plus(torch.tensor([5, 6, 7]), {call}))
         assert "planted.cpp:" in done.stderr
 
 
+@pytest.mark.parametrize("call", ["at=3, more=1", "at=2, more=2**63 - 1"])
+def test_pytest_hides_no_report(library: Path, tmp_path: Path, call: str) -> None:
+    test = tmp_path / "test_planted.py"
+    test.write_text(f"""
+import torch
+def test_planted():
+    torch.ops.load_library({str(library)!r})
+    torch.ops.planted.element_plus(torch.tensor([5, 6, 7]), {call})
+""")
+    makefile = (ROOT / "Makefile").read_text()
+    assert "tools/sanitized $(BIN)/python -m pytest -q --capture=sys " in makefile
+    command = [ROOT / "tools/sanitized", sys.executable, "-m", "pytest", "-q", "--capture=sys", "-c", os.devnull, test]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "planted.cpp:" in done.stderr
+
+
 def test_a_compiler_without_the_runtime_is_one_line(tmp_path: Path) -> None:
     compiler = tmp_path / "cxx"
     compiler.write_text("#!/bin/sh\necho libasan.so\n")

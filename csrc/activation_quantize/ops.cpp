@@ -70,7 +70,7 @@ std::tuple<Tensor, Tensor> silu_mul_quantize(const Tensor& gate, const Tensor& u
   return run(Function::silu_mul, type, gate, &up);
 }
 
-std::tuple<Tensor, Tensor> gelu_quantize(const Tensor& x, const std::string& approximate) {
+std::tuple<Tensor, Tensor> gelu_quantize(const Tensor& x, const StringArgument& approximate) {
   constexpr const char* op = "gelu_quantize";
   const Float type = check_input(op, "x", x);
   PYPROD_CHECK(approximate == "none" || approximate == "tanh", op, ": approximate must be none or tanh, got ",

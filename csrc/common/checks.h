@@ -95,7 +95,7 @@ inline void check_vector(const char* op, const char* name, const Tensor& t, int6
   check_same_device(op, name, t, first);
 }
 
-inline Activation check_activation(const char* op, const std::optional<std::string>& name) {
+inline Activation check_activation(const char* op, const std::optional<StringArgument>& name) {
   if (!name.has_value()) return Activation::none;
   if (*name == "relu") return Activation::relu;
   if (*name == "gelu") return Activation::gelu;

@@ -72,12 +72,13 @@ PYPROD_INLINE void pack_keys(const Rows& k, Float type, int64_t keys, int64_t de
   }
 }
 
-// Four tokens of up to 32 channels, scaled and rounded: one row of a panel; adds to the channels' sums.
-PYPROD_INLINE void pack_four(const float* const (&rows)[4], int64_t count, const float* inverse, int32_t* sums,
-                             int32_t* to) {
+// Four tokens of up to 32 channels, scaled and rounded: one row of a panel; adds to the channels' sums. Unsigned: a
+// channel that holds a NaN, whose scale is NaN whatever its sum, may wrap.
+PYPROD_INLINE void pack_four(const float* const (&rows)[4], int64_t count, const float* inverse, uint32_t* sums,
+                             uint32_t* to) {
   for (int64_t c = 0; c < count; ++c) {
-    const int32_t a = round_scaled(rows[0][c], inverse[c]), b = round_scaled(rows[1][c], inverse[c]);
-    const int32_t e = round_scaled(rows[2][c], inverse[c]), f = round_scaled(rows[3][c], inverse[c]);
+    const uint32_t a = round_scaled(rows[0][c], inverse[c]), b = round_scaled(rows[1][c], inverse[c]);
+    const uint32_t e = round_scaled(rows[2][c], inverse[c]), f = round_scaled(rows[3][c], inverse[c]);
     sums[c] += a + b + e + f;
     to[c] = (a & 255) | (b & 255) << 8 | (e & 255) << 16 | f << 24;
   }
@@ -105,8 +106,8 @@ PYPROD_INLINE void pack_values(const Rows& v, Float type, int64_t keys, int64_t 
       scale[first + c] = row_scale(top[c]);
       inverse[c] = is_finite_magnitude(top[c]) ? 1.0f / scale[first + c] : 0.0f;  // else whatever: the scale is NaN
     }
-    alignas(64) int32_t sums[kPanel] = {};
-    int32_t* to = reinterpret_cast<int32_t*>(packed + int8_gemm::kRowBytes);
+    alignas(64) uint32_t sums[kPanel] = {};
+    uint32_t* to = reinterpret_cast<uint32_t*>(packed + int8_gemm::kRowBytes);
     for (int64_t t = 0; t < keys; t += 4, to += kPanel) {
       const float* rows[4];
       for (int i = 0; i < 4; ++i) {
@@ -118,7 +119,7 @@ PYPROD_INLINE void pack_values(const Rows& v, Float type, int64_t keys, int64_t 
         pack_four(rows, count, inverse, sums, to);
       }
     }
-    for (int c = 0; c < kPanel; ++c) sums[c] *= -128;
+    for (int c = 0; c < kPanel; ++c) sums[c] *= static_cast<uint32_t>(-128);
     std::memcpy(packed, sums, sizeof sums);
   }
 }

@@ -61,7 +61,7 @@ void check_residual(const Tensor& residual, const Tensor& x, const Shape& out) {
 
 Tensor conv2d(const Tensor& x_in, double x_scale, int64_t x_zero_point, const Tensor& packed, int64_t n,
               const Tensor& w_scale, const std::optional<Tensor>& bias, const std::vector<int64_t>& window,
-              const std::optional<std::string>& activation, const std::optional<Tensor>& residual_in,
+              const std::optional<StringArgument>& activation, const std::optional<Tensor>& residual_in,
               double residual_scale, int64_t residual_zero_point, std::optional<double> out_scale,
               int64_t out_zero_point) {
   Conv conv;

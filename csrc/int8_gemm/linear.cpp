@@ -27,7 +27,7 @@ Epilogue epilogue_of(const Layer& layer, Activation activation, Tensor& out, std
 }
 
 Tensor linear(const Tensor& x_in, const Tensor& packed, int64_t n, int64_t k, const Tensor& w_scale,
-              const std::optional<Tensor>& bias, const std::optional<std::string>& activation,
+              const std::optional<Tensor>& bias, const std::optional<StringArgument>& activation,
               const std::optional<Tensor>& residual_in, std::optional<ScalarType> out_dtype) {
   const Layer layer = {packed, n, k, w_scale, bias, activation, residual_in};
   const LinearTypes types = check_linear(x_in, layer, out_dtype);
@@ -60,7 +60,7 @@ void check_row_scale(const char* op, const Tensor& q, const Tensor& scale) {
 
 Tensor linear_prequantized(const Tensor& q_in, const Tensor& scale, const Tensor& packed, int64_t n, int64_t k,
                            const Tensor& w_scale, const std::optional<Tensor>& bias,
-                           const std::optional<std::string>& activation, const std::optional<Tensor>& residual_in,
+                           const std::optional<StringArgument>& activation, const std::optional<Tensor>& residual_in,
                            std::optional<ScalarType> out_dtype) {
   constexpr const char* op = "int8_linear_prequantized";
   const Layer layer = {packed, n, k, w_scale, bias, activation, residual_in};
@@ -100,7 +100,7 @@ void check_quantization(const char* op, const char* scale_name, double scale, co
 
 Tensor linear_static(const Tensor& x_in, double x_scale, int64_t x_zero_point, const Tensor& packed, int64_t n,
                      int64_t k, const Tensor& w_scale, const std::optional<Tensor>& bias,
-                     const std::optional<std::string>& activation, const std::optional<Tensor>& residual_in,
+                     const std::optional<StringArgument>& activation, const std::optional<Tensor>& residual_in,
                      std::optional<ScalarType> out_dtype, std::optional<double> out_scale, int64_t out_zero_point) {
   constexpr const char* op = "int8_linear_static";
   const Layer layer = {packed, n, k, w_scale, bias, activation, residual_in};

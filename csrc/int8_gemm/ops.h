@@ -40,7 +40,7 @@ struct Layer {
   int64_t n, k;
   const Tensor& w_scale;
   const std::optional<Tensor>& bias;
-  const std::optional<std::string>& activation;
+  const std::optional<StringArgument>& activation;
   const std::optional<Tensor>& residual;
 };
 

@@ -65,7 +65,7 @@ Tensor gemm(const Tensor& a_in, const Tensor& packed, int64_t n, int64_t k) {
 }
 
 Tensor linear(const Tensor& x_in, const Tensor& packed, int64_t n, int64_t k, const Tensor& w_scale,
-              const std::optional<Tensor>& bias, const std::optional<std::string>& activation,
+              const std::optional<Tensor>& bias, const std::optional<StringArgument>& activation,
               const std::optional<Tensor>& residual_in, std::optional<ScalarType> out_dtype) {
   const Layer layer = {packed, n, k, w_scale, bias, activation, residual_in};
   const LinearTypes types = check_linear(x_in, layer, out_dtype);

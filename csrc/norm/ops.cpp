@@ -124,7 +124,7 @@ Quantized quantized(const Call& call) {
   return {q, scale};
 }
 
-QuantizedAndFloat add_quantized(const Call& call, const std::string& keep) {
+QuantizedAndFloat add_quantized(const Call& call, const StringArgument& keep) {
   PYPROD_CHECK(keep == "sum" || keep == "normalized", call.op, ": keep must be sum or normalized, got ", keep);
   Tensor q = like(call.x, ScalarType::Char), scale = scales_of(call.x), kept = like(call.x, call.x.scalar_type());
   Outputs out = {.q = &q, .scale = &scale};
@@ -148,12 +148,12 @@ Quantized layer_norm_quantize(const Tensor& x, const Vector& weight, const Vecto
 }
 
 QuantizedAndFloat add_rms_norm_quantize(const Tensor& x, const Tensor& residual, const Vector& weight, double eps,
-                                        const std::string& keep) {
+                                        const StringArgument& keep) {
   return add_quantized(check("add_rms_norm_quantize", x, &residual, false, weight, {}, eps), keep);
 }
 
 QuantizedAndFloat add_layer_norm_quantize(const Tensor& x, const Tensor& residual, const Vector& weight,
-                                          const Vector& bias, double eps, const std::string& keep) {
+                                          const Vector& bias, double eps, const StringArgument& keep) {
   return add_quantized(check("add_layer_norm_quantize", x, &residual, true, weight, bias, eps), keep);
 }
 
