@@ -8,10 +8,10 @@
 
 #include "int8_attention/head.h"
 #include "int8_attention/pack.h"
-#include "int8_attention/softmax.h"
+#include "int8_attention/loops.h"
 
 // Attention of one Head. A block of query rows at a time sees all keys: no running maximum has to be corrected, and
-// what a block needs (32 rows x 512 keys: 64 KB of scores) stays in L2.
+// what a block needs (32 rows x 512 keys: 64 KB of sums and of scores) stays in L2.
 //
 //     scores  = (q_int8 . k_int8) * (q_scale * k_scale * scale * log2 e) + mask * log2 e
 //     weight  = round(2^(score - row maximum) * 32639)      an integer of 15 bits, kept as two signed bytes
@@ -64,8 +64,9 @@ PYPROD_INLINE void write_row(const int32_t* high, const int32_t* low, float scal
 struct Buffers {
   int64_t depth, panels, value_keys;  // padded
   int64_t q_stride, weight_stride;    // bytes
+  int64_t score_stride;               // floats
   int8_t *keys, *values, *byte_rows;
-  float *mean, *k_scale, *v_scale, *bias, *scores, *top, *q_scale;
+  float *mean, *floats, *k_scale, *v_scale, *bias, *scores, *q_scale;
   char *q, *weights;
   int32_t* acc;
   bool takes_int8;  // as prepared rows
@@ -80,6 +81,7 @@ struct Buffers {
     value_keys = ceil_div(h.keys, std::max<int64_t>(unit, kPanel)) * std::max<int64_t>(unit, kPanel);
     q_stride = ceil_div(depth * path.activation_bytes, 64) * 64;
     weight_stride = (ceil_div(value_keys * path.activation_bytes, 64) | 1) * 64;
+    score_stride = ceil_div(panels, 2) * 2 * kPanel;
     bytes = 0;
     const auto take = [&](int64_t size) {
       char* at = base + bytes;
@@ -88,17 +90,17 @@ struct Buffers {
     };
     keys = reinterpret_cast<int8_t*>(take(panels * int8_gemm::panel_bytes(depth)));
     values = reinterpret_cast<int8_t*>(take(ceil_div(h.depth, kPanel) * int8_gemm::panel_bytes(value_keys)));
-    byte_rows = reinterpret_cast<int8_t*>(take(std::max(2 * value_keys, depth)));
-    mean = reinterpret_cast<float*>(take(2 * h.depth * 4));
+    byte_rows = reinterpret_cast<int8_t*>(take(std::max(2 * value_keys, kPanel * depth)));
+    mean = reinterpret_cast<float*>(take(h.depth * 4));
+    floats = reinterpret_cast<float*>(take(kPanel * h.depth * 4));
     k_scale = reinterpret_cast<float*>(take(panels * kPanel * 4));
     v_scale = reinterpret_cast<float*>(take(ceil_div(h.depth, kPanel) * kPanel * 4));
     bias = reinterpret_cast<float*>(take(rows * panels * kPanel * 4));
-    scores = reinterpret_cast<float*>(take(rows * panels * kPanel * 4));
-    top = reinterpret_cast<float*>(take(rows * kPanel * 4));
+    scores = reinterpret_cast<float*>(take(rows * score_stride * 4));
     q_scale = reinterpret_cast<float*>(take(rows * 4));
     q = take(rows * q_stride);
     weights = take(2 * rows * weight_stride);
-    acc = reinterpret_cast<int32_t*>(take(2 * rows * kPanel * 4));
+    acc = reinterpret_cast<int32_t*>(take(std::max<int64_t>(panels, 2) * rows * kPanel * 4));
   }
 };
 
@@ -115,11 +117,20 @@ class Block {
  public:
   PYPROD_INLINE Block(const Head& h, const int8_gemm::Path& path, const Buffers& b, const Shared& shared, int64_t first,
                       int rows)
-      : h_(h), path_(path), b_(b), shared_(shared), first_(first), rows_(rows) {}
+      : h_(h), path_(path), b_(b), shared_(shared), rows_(rows) {
+    int64_t head = first / h.queries, token = first % h.queries;
+    for (int r = 0; r < rows; ++r) {
+      token_[r] = token;
+      head_[r] = head;
+      if (++token == h.queries) token = 0, ++head;
+    }
+  }
 
+  // Passes over all rows: what one row waits for, the others don't.
   PYPROD_INLINE void run() {
     prepare_rows();
-    score();
+    multiply_keys();
+    for (int r = 0; r < rows_; ++r) score_row(r);
     for (int r = 0; r < rows_; ++r) weigh_row(r);
     mix();
   }
@@ -129,53 +140,64 @@ class Block {
   const int8_gemm::Path& path_;
   const Buffers& b_;
   const Shared& shared_;
-  const int64_t first_;
   const int rows_;
   int64_t visible_ = 0;  // keys that some row sees
+  int64_t token_[int8_gemm::kMaxTileRows], head_[int8_gemm::kMaxTileRows];
   bool finite_[int8_gemm::kMaxTileRows];
+  float top_[int8_gemm::kMaxTileRows];      // a row's largest score
   float inverse_[int8_gemm::kMaxTileRows];  // 1 / sum of a row's weights
 
   PYPROD_INLINE int64_t width() const { return b_.panels * kPanel; }
-  PYPROD_INLINE int64_t token(int r) const { return (first_ + r) % h_.queries; }
-  PYPROD_INLINE int64_t head(int r) const { return (first_ + r) / h_.queries; }
-
   PYPROD_INLINE void prepare_rows() {
+    const float* x[int8_gemm::kMaxTileRows];
     for (int r = 0; r < rows_; ++r) {
-      const int64_t t = token(r), seen = h_.causal ? std::min(h_.keys, t + 1) : h_.keys;
-      const char* from = h_.q.row(t) + head(r) * h_.q_head_stride;
-      b_.q_scale[r] = path_.prepare_quantized(h_.type, from, h_.depth, b_.q + r * b_.q_stride) * (h_.scale * kLog2E);
+      x[r] = floats(h_.type, h_.q.row(token_[r]) + head_[r] * h_.q_head_stride, h_.depth, b_.floats + r * h_.depth);
+    }
+    int8_t* q = b_.takes_int8 ? reinterpret_cast<int8_t*>(b_.q) : b_.byte_rows;
+    const int64_t stride = b_.takes_int8 ? b_.q_stride : b_.depth;
+    Loops::quantize_rows(x, rows_, h_.depth, q, stride, b_.q_scale);
+    for (int r = 0; r < rows_; ++r) {
+      if (!b_.takes_int8) path_.prepare(q + r * stride, h_.depth, b_.q + r * b_.q_stride);
+      b_.q_scale[r] *= h_.scale * kLog2E;
+      const int64_t seen = h_.causal ? std::min(h_.keys, token_[r] + 1) : h_.keys;
       const bool bias =
-          shared_.bias ? shared_.finite : mask_bias(h_.mask, head(r), t, seen, width(), b_.bias + r * width());
+          shared_.bias ? shared_.finite : mask_bias(h_.mask, head_[r], token_[r], seen, width(), b_.bias + r * width());
       finite_[r] = bias && std::abs(b_.q_scale[r]) * shared_.score_top < kInfinity;
       visible_ = std::max(visible_, seen);
     }
-    for (int i = 0; i < rows_ * kPanel; ++i) b_.top[i] = -kInfinity;
   }
 
-  PYPROD_INLINE void score() {
+  PYPROD_INLINE int64_t visible_panels() const { return ceil_div(visible_, kPanel); }
+
+  PYPROD_INLINE void multiply_keys() {
     const int64_t panel = int8_gemm::panel_bytes(b_.depth);
-    for (int64_t p = 0; p * kPanel < visible_; ++p) {
-      path_.tile(rows_, b_.q, b_.q_stride, b_.keys + p * panel, b_.depth, b_.acc);
-      Loops::score_tile(b_.acc, rows_, b_.q_scale, b_.k_scale + p * kPanel, b_.bias + p * kPanel,
-                        shared_.bias ? 0 : width(), b_.scores + p * kPanel, width(), b_.top);
+    for (int64_t p = 0; p < visible_panels(); ++p) {
+      path_.tile(rows_, b_.q, b_.q_stride, b_.keys + p * panel, b_.depth, b_.acc + p * rows_ * kPanel);
     }
+  }
+
+  PYPROD_INLINE void score_row(int r) {
+    const float* bias = b_.bias + (shared_.bias ? 0 : r * width());
+    top_[r] = Loops::score(b_.acc + r * kPanel, rows_ * kPanel, visible_panels(), b_.q_scale[r], b_.k_scale, bias,
+                           b_.scores + r * b_.score_stride);
   }
 
   // A row that sees no key has weights 0 and gives 0; one that is not finite gives NaN.
   PYPROD_INLINE void weigh_row(int r) {
-    const int64_t count = ceil_div(visible_, kPanel) * kPanel;
+    const int64_t count = visible_panels() * kPanel;
     char* to[] = {b_.weights + r * b_.weight_stride, b_.weights + (rows_ + r) * b_.weight_stride};
     int8_t *high = b_.byte_rows, *low = high + b_.value_keys;
     if (b_.takes_int8) {
       high = reinterpret_cast<int8_t*>(to[0]);
       low = reinterpret_cast<int8_t*>(to[1]);
     }
-    const float top = maximum(b_.top + r * kPanel);
+    const float top = top_[r];
     const bool weighed = finite_[r] && top > -kInfinity;
-    const int64_t from = weighed ? count : 0;
-    std::memset(high + from, 0, static_cast<size_t>(b_.value_keys - from));
-    std::memset(low + from, 0, static_cast<size_t>(b_.value_keys - from));
-    const int32_t sum = weighed ? Loops::weigh(b_.scores + r * width(), count, top, high, low) : 0;
+    if (const int64_t from = weighed ? count : 0; from < b_.value_keys) {
+      std::memset(high + from, 0, static_cast<size_t>(b_.value_keys - from));
+      std::memset(low + from, 0, static_cast<size_t>(b_.value_keys - from));
+    }
+    const int32_t sum = weighed ? Loops::weigh(b_.scores + r * b_.score_stride, count, top, high, low) : 0;
     inverse_[r] = !finite_[r] ? std::numeric_limits<float>::quiet_NaN() : sum > 0 ? 1.0f / static_cast<float>(sum) : 0;
     if (b_.takes_int8) return;
     path_.prepare(high, b_.value_keys, to[0]);
@@ -195,8 +217,8 @@ class Block {
   }
 
   PYPROD_INLINE void write(int r, const int32_t* high, const int32_t* low, int64_t d, int count) {
-    const int64_t at = head(r) * h_.depth + d;
-    char* row = h_.out + token(r) * h_.out_stride;
+    const int64_t at = head_[r] * h_.depth + d;
+    char* row = h_.out + token_[r] * h_.out_stride;
     const float* v_scale = b_.v_scale + d;
     switch (h_.type) {
       case Float::f32:
@@ -212,7 +234,9 @@ class Block {
 template <class Loops>
 PYPROD_INLINE void attend(const Head& h, const int8_gemm::Path& path, char* scratch) {
   const Buffers b(h, path, scratch);
-  pack_keys(h.k, h.type, h.keys, h.depth, path, b.depth, !b.takes_int8, b.mean, b.byte_rows, b.keys, b.k_scale);
+  std::memset(b.byte_rows, 0, static_cast<size_t>(kPanel * b.depth));
+  pack_keys<Loops>(h.k, h.type, h.keys, h.depth, b.depth, !b.takes_int8, b.mean, {b.floats, b.byte_rows}, b.keys,
+                   b.k_scale);
   pack_values(h.v, h.type, h.keys, h.depth, b.value_keys, b.values, b.v_scale);
   std::memset(b.q, 0, static_cast<size_t>(path.tile_rows * b.q_stride));
   Shared shared{!h.causal && h.mask.head_stride == 0 && h.mask.query_stride == 0, true, 0.0f};

@@ -11,7 +11,7 @@ TARGET int64_t scratch_bytes(const Head& head, const int8_gemm::Path& path) {
   return Buffers(head, path, nullptr).bytes;
 }
 
-TARGET void run(const Head& head, const int8_gemm::Path& path, char* scratch) { attend<Softmax>(head, path, scratch); }
+TARGET void run(const Head& head, const int8_gemm::Path& path, char* scratch) { attend<Loops>(head, path, scratch); }
 
 }  // namespace
 

@@ -45,30 +45,43 @@ PYPROD_INLINE void mean_row(const Rows& k, Float type, int64_t keys, int64_t dep
   for (int64_t d = 0; d < depth; ++d) mean[d] *= inverse;
 }
 
+// Room for a panel of rows: as floats, and quantized.
+struct RowBuffers {
+  float* floats;  // [32, depth]
+  int8_t* q;      // [32, padded depth], zero beyond depth
+};
+
 // Panels [keys / 32][1 + padded_depth / 4][32][4] and a scale per key; absent keys of the last panel have scale 0.
-// `mean` has room for 2 * depth floats, `q` for padded_depth bytes. `compensate`: the path reads the panels' first row.
-PYPROD_INLINE void pack_keys(const Rows& k, Float type, int64_t keys, int64_t depth, const int8_gemm::Path& path,
-                             int64_t padded_depth, bool compensate, float* mean, int8_t* q, int8_t* packed,
-                             float* scale) {
+// `compensate`: the path reads the panels' first row.
+template <class Loops>
+PYPROD_INLINE void pack_keys(const Rows& k, Float type, int64_t keys, int64_t depth, int64_t padded_depth,
+                             bool compensate, float* mean, const RowBuffers& buffers, int8_t* packed, float* scale) {
   constexpr int64_t kPanel = int8_gemm::kPanel;
-  const int64_t words = padded_depth / 4, panels = int8_gemm::ceil_div(keys, kPanel);
-  float* row = mean + depth;
-  mean_row(k, type, keys, depth, row, mean);
+  const int64_t words = int8_gemm::ceil_div(depth, 4), panels = int8_gemm::ceil_div(keys, kPanel);
+  mean_row(k, type, keys, depth, buffers.floats, mean);
   std::memset(packed, 0, static_cast<size_t>(panels * int8_gemm::panel_bytes(padded_depth)));
-  std::memset(q, 0, static_cast<size_t>(padded_depth));
   for (int64_t t = 0; t < panels * kPanel; ++t) scale[t] = 0.0f;
-  for (int64_t t = 0; t < keys; ++t) {
-    const float* key = floats(type, k.row(t), depth, row);
-    for (int64_t d = 0; d < depth; ++d) row[d] = key[d] - mean[d];
-    scale[t] = path.quantize(Float::f32, row, depth, q);
-    int8_t* to = packed + t / kPanel * int8_gemm::panel_bytes(padded_depth) + t % kPanel * 4;
-    if (compensate) {
-      int32_t sum = 0;
-      for (int64_t d = 0; d < depth; ++d) sum += q[d];
-      sum *= -128;
-      std::memcpy(to, &sum, 4);
+  for (int64_t first = 0; first < keys; first += kPanel, packed += int8_gemm::panel_bytes(padded_depth)) {
+    const int count = static_cast<int>(std::min(kPanel, keys - first));
+    const float* rows[kPanel];
+    for (int j = 0; j < count; ++j) {
+      float* row = buffers.floats + j * depth;
+      const float* key = floats(type, k.row(first + j), depth, row);
+      for (int64_t d = 0; d < depth; ++d) row[d] = key[d] - mean[d];
+      rows[j] = row;
     }
-    for (int64_t w = 0; w < words; ++w) std::memcpy(to + (1 + w) * int8_gemm::kRowBytes, q + 4 * w, 4);
+    Loops::quantize_rows(rows, count, depth, buffers.q, padded_depth, scale + first);
+    for (int64_t w = 0; w < words; ++w) {
+      int8_t* to = packed + (1 + w) * int8_gemm::kRowBytes;
+      for (int j = 0; j < count; ++j) std::memcpy(to + 4 * j, buffers.q + j * padded_depth + 4 * w, 4);
+    }
+    if (!compensate) continue;
+    for (int j = 0; j < count; ++j) {
+      int32_t sum = 0;
+      for (int64_t d = 0; d < depth; ++d) sum += buffers.q[j * padded_depth + d];
+      sum *= -128;
+      std::memcpy(packed + 4 * j, &sum, 4);
+    }
   }
 }
 

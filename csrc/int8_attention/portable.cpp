@@ -5,7 +5,7 @@ namespace {
 
 int64_t scratch_bytes(const Head& head, const int8_gemm::Path& path) { return Buffers(head, path, nullptr).bytes; }
 
-void run(const Head& head, const int8_gemm::Path& path, char* scratch) { attend<Softmax>(head, path, scratch); }
+void run(const Head& head, const int8_gemm::Path& path, char* scratch) { attend<Loops>(head, path, scratch); }
 
 }  // namespace
 

@@ -32,7 +32,7 @@ PYPROD_INLINE int32_t weight_of(float t) {
   return round_scaled(std::bit_cast<float>(power), kTopWeight);
 }
 
-// The largest of a row's lanes, found as integers: floats in their order but for the sign.
+// The largest of a panel's lanes, found as integers: floats in their order but for the sign.
 PYPROD_INLINE float maximum(const float* top) {
   int32_t largest = std::numeric_limits<int32_t>::min();
   for (int j = 0; j < kPanel; ++j) {
@@ -42,20 +42,46 @@ PYPROD_INLINE float maximum(const float* top) {
   return std::bit_cast<float>(largest ^ ((largest >> 31) & 0x7fffffff));
 }
 
-// The two loops over every score; an instruction set may have its own, with the same bits.
-struct Softmax {
-  // scores[rows][32] of one panel of keys; raises the rows' maxima, kept per lane.
-  PYPROD_INLINE static void score_tile(const int32_t* acc, int rows, const float* q_scale, const float* k_scale,
-                                       const float* bias, int64_t bias_stride, float* scores, int64_t stride,
-                                       float* top) {
-    for (int r = 0; r < rows; ++r, acc += kPanel, bias += bias_stride, scores += stride, top += kPanel) {
-      const float scale = q_scale[r];
+PYPROD_INLINE int32_t largest_magnitude(const float* x, int64_t count) {
+  int32_t top = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t bits = magnitude_bits(x[i]);
+    top = bits > top ? bits : top;
+  }
+  return top;
+}
+
+// The loops that take the time; an instruction set may have its own, with the same bits.
+struct Loops {
+  // Quantizes up to 32 rows as common/quantize.h says; a row that is not finite has scale NaN and any q. In three
+  // passes: maximum, division and rounding of one row wait for each other, those of many rows don't.
+  PYPROD_INLINE static void quantize_rows(const float* const* x, int rows, int64_t depth, int8_t* q, int64_t stride,
+                                          float* scale) {
+    int32_t top[kPanel];
+    for (int r = 0; r < rows; ++r) top[r] = largest_magnitude(x[r], depth);
+    float inverse[kPanel];
+    for (int r = 0; r < rows; ++r) {
+      scale[r] = row_scale(top[r]);
+      inverse[r] = 1.0f / scale[r];
+    }
+    for (int r = 0; r < rows; ++r, q += stride) {
+      for (int64_t d = 0; d < depth; ++d) q[d] = static_cast<int8_t>(round_scaled(x[r][d], inverse[r]));
+    }
+  }
+
+  // The scores of a row, whose sums over each panel of keys lie `stride` apart; returns the largest.
+  PYPROD_INLINE static float score(const int32_t* acc, int64_t stride, int64_t panels, float q_scale,
+                                   const float* k_scale, const float* bias, float* scores) {
+    float top[kPanel];
+    for (int j = 0; j < kPanel; ++j) top[j] = -kInfinity;
+    for (int64_t p = 0; p < panels; ++p, acc += stride, k_scale += kPanel, bias += kPanel, scores += kPanel) {
       for (int j = 0; j < kPanel; ++j) {
-        const float score = static_cast<float>(acc[j]) * (scale * k_scale[j]) + bias[j];
+        const float score = static_cast<float>(acc[j]) * (q_scale * k_scale[j]) + bias[j];
         scores[j] = score;
         top[j] = score > top[j] ? score : top[j];
       }
     }
+    return maximum(top);
   }
 
   // The weights of `count` scores, a multiple of 32, as bytes: weight = 256 * high + low. Returns their sum.
