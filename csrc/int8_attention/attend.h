@@ -7,8 +7,8 @@
 #include <limits>
 
 #include "int8_attention/head.h"
-#include "int8_attention/pack.h"
 #include "int8_attention/loops.h"
+#include "int8_attention/pack.h"
 
 // Attention of one Head. A block of query rows at a time sees all keys: no running maximum has to be corrected, and
 // what a block needs (32 rows x 512 keys: 64 KB of sums and of scores) stays in L2.
