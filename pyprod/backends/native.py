@@ -7,7 +7,7 @@ from torch import fx, nn
 from pyprod.backends import Request, Runner, Variant
 from pyprod.backends._inductor import compiled, no_compiler
 from pyprod.backends._runner import TorchRunner, torch_device, weights_bytes
-from pyprod.fuse import Untraceable, fuse
+from pyprod.fuse import Untraceable, fuse, smooth
 from pyprod.nn import convert, dynamic_quantspec, static_quantspec
 from pyprod.types import QuantSpec, Unavailable
 
@@ -46,6 +46,8 @@ def _lowered(request: Request) -> _Lowered:
             return _cnn(request)
         except Untraceable as why:
             notes = (f"convolutions in float32: {why}",)
+    if request.quantspec is None:
+        notes += _smoothed(request)
     quantspec = request.quantspec or dynamic_quantspec(request.model)
     if not quantspec.weights:
         raise Unavailable("; ".join(("model has no linear layer", *notes)))
@@ -67,6 +69,14 @@ def _cnn(request: Request) -> _Lowered:
     model = fuse(request.model, static_quantspec(request.model, request.calibration), request.example)
     note = f"{count} convolutions and what lies between them in int8, in one call, calibrated on {rows} rows"
     return model, (note, "an image that holds NaN gives a row of NaN")
+
+
+def _smoothed(request: Request) -> tuple[str, ...]:
+    try:
+        places = smooth(request.model, request.calibration)
+    except Untraceable:
+        return ()  # `_linears` says why
+    return (f"scale of outlying channels moved into weights at {places} places",) if places else ()
 
 
 def _linears(request: Request, quantspec: QuantSpec) -> _Lowered:

@@ -47,7 +47,8 @@ def test_neither_linears_nor_convolutions(request_for: Callable[..., Request], b
 def test_native_on_a_transformer(request_for: Callable[..., Request], batch: int) -> None:
     module, variant = backends.split("native.int8")
     runner = module.prepare(request_for("transformer", variant, batch))
-    (note,) = runner.notes
+    smoothed, note = runner.notes
+    assert smoothed == "scale of outlying channels moved into weights at 2 places"
     assert note.startswith("12 linear layers and 2 attentions in int8, the rest in float32; fused: activation 2,")
     fresh = inputs("transformer", batch, 5)
     with torch.inference_mode():

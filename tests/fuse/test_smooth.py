@@ -1,0 +1,128 @@
+"""smooth: the same function in float32, less error in INT8; hands off what it does not own."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pyprod.fuse import fuse, smooth
+from pyprod.nn import dynamic_quantspec
+
+WIDTH, HEADS, KV, DEPTH, TOKENS = 48, 6, 2, 8, 7
+
+
+class Block(nn.Module):
+    """A layer of a decoder, with channels far larger than the others."""
+
+    def __init__(self, residual_of_norm=False, cached=False):
+        super().__init__()
+        self.residual_of_norm, self.cached = residual_of_norm, cached
+        self.norms = nn.ModuleList((nn.LayerNorm(WIDTH), nn.RMSNorm(WIDTH)))
+        self.query = nn.Linear(WIDTH, HEADS * DEPTH)
+        self.key, self.value = (nn.Linear(WIDTH, KV * DEPTH) for _ in range(2))
+        self.out = nn.Linear(HEADS * DEPTH, WIDTH)
+        self.gate, self.up = (nn.Linear(WIDTH, 64, bias=False) for _ in range(2))
+        self.down = nn.Linear(64, WIDTH, bias=False)
+        with torch.no_grad():
+            for norm in self.norms:
+                norm.weight[3] = 40.0
+            self.value.weight[5] *= 30
+            self.up.weight[11] *= 30
+
+    def forward(self, x):
+        b, t = x.shape[:2]
+        normed = self.norms[0](x)
+        q, k, v = (layer(normed).view(b, t, -1, DEPTH).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        if self.cached:
+            v = torch.cat((torch.ones_like(v), v), 2)[:, :, t:]
+        kv = torch.stack((k, v), 1).repeat_interleave(HEADS // KV, 2)
+        k, v = kv.unbind(1)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        x = (normed if self.residual_of_norm else x) + self.out(mixed)
+        normed = self.norms[1](x)
+        return x + self.down(F.silu(self.gate(normed)) * self.up(normed))
+
+
+def calibration(rows=9):
+    return (torch.randn(rows, TOKENS, WIDTH),)
+
+
+@pytest.mark.parametrize(
+    ("options", "places"), [({}, 4), ({"residual_of_norm": True}, 3), ({"cached": True}, 3)], ids=str
+)
+def test_the_function_stays(options, places):
+    model, rows = Block(**options).eval(), calibration()
+    with torch.inference_mode():
+        want = model(*rows)
+        assert smooth(model, rows) == places
+        torch.testing.assert_close(model(*rows), want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
+
+
+def test_int8_comes_closer():
+    """One channel 50 times the others, which its weights undo: it costs all other channels their resolution."""
+    model, x = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH)).eval(), torch.randn(300, WIDTH)
+    with torch.no_grad():
+        model[0].weight[3] = 50.0
+        model[1].weight[:, 3] /= 50.0
+    with torch.inference_mode():
+        want = model(x)
+        before = (fuse(model, dynamic_quantspec(model), (x,))(x) - want).norm()
+        assert smooth(model, (x,)) == 1
+        after = (fuse(model, dynamic_quantspec(model), (x,))(x) - want).norm()
+    assert after < before / 4
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(30, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.head = nn.Linear(WIDTH, 30, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids):
+        return self.head(self.norm(self.embedding(ids)))
+
+
+def test_a_weight_tied_to_an_embedding_gets_a_copy():
+    model, ids = Tied().eval(), torch.randint(30, (5, 3))
+    table, want = model.embedding.weight.detach().clone(), model(ids)
+    assert smooth(model, (ids,)) == 1
+    assert torch.equal(model.embedding.weight, table)
+    assert not torch.equal(model.head.weight, table)
+    torch.testing.assert_close(model(ids), want)
+
+
+class Shared(nn.Module):
+    """One norm before two layers, and one layer after two norms: neither can be scaled for one reader alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.other = nn.LayerNorm(8), nn.LayerNorm(8)
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.first(self.norm(self.second(self.norm(x)))) + self.second(self.other(x))
+
+
+def test_what_is_shared_stays():
+    model = Shared().eval()
+    before = copy.deepcopy(model.state_dict())
+    assert smooth(model, (torch.randn(3, 8),)) == 0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_channels_without_scale_stay():
+    """A channel that is always 0, a weight column of 0, and a NaN in the calibration."""
+    model = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 4)).eval()
+    with torch.no_grad():
+        model[0].weight[2], model[0].bias[2] = 0.0, 0.0
+        model[1].weight[:, 5] = 0.0
+    x = torch.randn(6, 8)
+    want = model(x)
+    assert smooth(model, (x,)) == 1
+    torch.testing.assert_close(model(x), want)
+    assert smooth(model, (torch.full((2, 8), torch.nan),)) == 1
+    torch.testing.assert_close(model(x), want)
