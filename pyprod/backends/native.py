@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import fx, nn
 
 from pyprod.backends import Request, Runner, Variant
+from pyprod.backends._blocks import blocked
 from pyprod.backends._inductor import compiled, no_compiler
 from pyprod.backends._runner import TorchRunner, torch_device, weights_bytes
 from pyprod.fuse import Untraceable, fuse, smooth
@@ -88,7 +89,11 @@ def _linears(request: Request, quantspec: QuantSpec) -> _Lowered:
     except Untraceable as why:
         swapped = f"{len(quantspec.weights)} linear layers in int8, the rest in float32"
         return convert(request.model, quantspec), (swapped, f"not fused: {why}")
-    return module, (_summary(module, len(quantspec.weights)),)
+    notes = (_summary(module, len(quantspec.weights)),)
+    if request.variant == "int8_compiled":
+        return module, notes
+    model, blocks = blocked(module, lambda rows: fuse(request.model, quantspec, rows), request.example)
+    return model, notes + blocks
 
 
 def _summary(module: fx.GraphModule, linears: int) -> str:
