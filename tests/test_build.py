@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from pyprod.backends import Runner
 from pyprod.types import Candidate, Mismatch, PyprodError, Unavailable
 
 TINY = "tests/tiny.py:build"
+
+
+@pytest.fixture(autouse=True)
+def _artifacts_in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker's temporary folder goes with the run; here there is no run."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 class Doubler(Runner):
