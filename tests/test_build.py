@@ -72,6 +72,27 @@ def test_a_misspelt_backend_suggests_near_ones(tmp_path: Path) -> None:
         subject("eager.fp23", tmp_path).build()
 
 
+@pytest.mark.parametrize(("batch", "batches"), [(1, 8), (3, 3), (8, 1), (11, 1)])
+def test_eight_rows_are_checked_and_the_timed_call_with_them(
+    batch: int, batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = subject("eager.fp32", tmp_path, batch)
+    made.build()
+    seen: list[Tensor] = []
+    monkeypatch.setattr(build, "relative_error", lambda output, reference: seen.extend((output, reference)) or 0.0)
+    made.check()
+    output, reference = seen
+    rows = torch.arange(batch * batches) % 10
+    assert torch.equal(output, reference)
+    want = workloads.load(TINY).model()(*(t[rows] for t in workloads.load(TINY).inputs))
+    torch.testing.assert_close(output, want.detach())
+    monkeypatch.undo()
+    wrong = torch.zeros(batch, 3)
+    monkeypatch.setattr(made, "_call", lambda: wrong)
+    with pytest.raises(Mismatch, match="relative error"):
+        made.check()
+
+
 @pytest.mark.parametrize("batch", [1, 3, 5, 10, 11, 64])
 def test_evaluation_uses_whole_batches_and_keeps_every_row_once(batch: int) -> None:
     workload = workloads.load(TINY)
