@@ -12,7 +12,7 @@ from pyprod.types import Mismatch, PyprodError
 
 SMALL = {kind: {"n": 33, "k": 70} for kind in ("linear", "linear_cold", "gemm")}
 #: Compiling takes seconds each; what they compile is what eager runs, and each run of the suite checks them.
-SLOW = ("compile", "torchao")
+SLOW = ("compile", "qlinear", "torchao")
 CASES = [
     (kind, name, variant.numerics)
     for name, variant, why in peers.known()

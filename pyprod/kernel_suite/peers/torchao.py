@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from torch import nn
-from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
+from pyprod.export.quiet import quiet
 from pyprod.kernel_suite.peers import Prepared, Variant
 from pyprod.kernel_suite.peers.compile import Compiled
 from pyprod.kernel_suite.problems.linear import Linear
 from pyprod.types import Unavailable
 
-VARIANTS = {"int8": Variant(("linear",), "int8", "rows per token, weights per channel, torch.compile")}
+with quiet():
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
+VARIANTS = {"int8": Variant(("linear",), "int8", "rows per token, weights per channel, torch.compile")}
 
 _SIZES = (768, 4096)
 
