@@ -1,4 +1,5 @@
-"""Build csrc/ into pyprod/libpyprod.so (ops, torch's stable ABI) and pyprod/_probe (pybind11, no torch).
+"""Build csrc/ into pyprod/libpyprod.so (ops, torch's stable ABI), pyprod/_probe (pybind11, no torch) and
+pyprod/libplace.so (preloaded by the gate; plain C++).
 
 Environment:
     PYPROD_CUDA: "auto" (default: CUDA code is built where nvcc works), "1" (refuse to build without it) or "0".
@@ -30,7 +31,9 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-OPS, PROBE = "pyprod.libpyprod", "pyprod._probe"
+OPS, PROBE, PLACE = "pyprod.libpyprod", "pyprod._probe", "pyprod.libplace"
+#: Folders below csrc/ that are libraries of their own.
+APART = ("csrc/probe/", "csrc/place/")
 
 # 2.11 is the oldest torch whose stable ABI has all that csrc/ uses; a library built for it also loads on newer ones.
 TORCH_OLDEST = (2, 11)
@@ -150,7 +153,7 @@ def probe_cuda(cxx: str) -> Cuda | str:
 
 
 def ninja_file(torch: Path, cxx: str, cuda: Cuda | None, probe_name: str) -> str:
-    """build.ninja: one object per source with a depfile, two shared libraries. Paths are absolute."""
+    """build.ninja: one object per source with a depfile, three shared libraries. Paths are absolute."""
     import pybind11
 
     torch_flags = f"{TORCH_TARGET} -isystem {torch}/include -isystem {torch}/include/torch/csrc/api/include"
@@ -180,6 +183,7 @@ def ninja_file(torch: Path, cxx: str, cuda: Cuda | None, probe_name: str) -> str
     lines.append(f"build libpyprod.so: link {objects(ops_sources(cuda is not None), torch_flags)}")
     lines.append(f" linker = {f'{nvcc} -cudart static' if cuda else linker}\n libs = {libraries}")
     lines.append(f"build {probe_name}: link {objects(probe_sources(), python_flags)}\n linker = {cxx}")
+    lines.append(f"build libplace.so: link {objects(sources('place/*.cpp'), '')}\n linker = {cxx}")
     return "\n".join(lines) + "\n"
 
 
@@ -190,7 +194,7 @@ def sources(*patterns: str) -> list[str]:
 
 def ops_sources(cuda: bool) -> list[str]:
     """Sources of libpyprod: ``*.cu`` and ``*_cuda.cpp`` only where CUDA is built."""
-    found = [source for source in sources("*.cpp", "*.cu") if not source.startswith("csrc/probe/")]
+    found = [source for source in sources("*.cpp", "*.cu") if not source.startswith(APART)]
     return found if cuda else [source for source in found if not source.endswith(("_cuda.cpp", ".cu"))]
 
 
@@ -200,12 +204,12 @@ def probe_sources() -> list[str]:
 
 
 class Build(build_ext):
-    """build_ext by ninja: parallel, incremental, both libraries in one run."""
+    """build_ext by ninja: parallel, incremental, all libraries in one run."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        # setuptools asks with the full and with the bare name. The ops know no Python: no version in the file's name.
+        # setuptools asks with the full and with the bare name. Only the probe knows Python, and has its version in its name.
         name = super().get_ext_filename(fullname)
-        return name.replace(sysconfig.get_config_var("EXT_SUFFIX"), ".so") if fullname.endswith("libpyprod") else name
+        return name if fullname.endswith("_probe") else name.replace(sysconfig.get_config_var("EXT_SUFFIX"), ".so")
 
     def build_extensions(self) -> None:
         torch, cxx = find_torch(), find_cxx()
@@ -216,7 +220,7 @@ class Build(build_ext):
         temp.mkdir(parents=True, exist_ok=True)
         (temp / "build.ninja").write_text(ninja_file(torch, cxx, cuda, probe_name))
         jobs = os.environ.get("MAX_JOBS", str(len(os.sched_getaffinity(0))))
-        wanted = [OPS] if SANITIZE else [OPS, PROBE]
+        wanted = [OPS] if SANITIZE else [OPS, PROBE, PLACE]
         files = {name: Path(self.get_ext_filename(name)).name for name in wanted}
         ninja = [sys.executable, "-m", "ninja", "-C", str(temp), "-j", jobs, *files.values()]
         done = subprocess.run(ninja, stdout=sys.stderr)
@@ -238,6 +242,7 @@ if __name__ == "__main__":
         ext_modules=[
             Extension(OPS, ops_sources(cuda=True), depends=headers),
             Extension(PROBE, probe_sources(), depends=headers),
+            Extension(PLACE, sources("place/*.cpp"), depends=headers),
         ],
         cmdclass={"build_ext": Build},
     )

@@ -208,7 +208,7 @@ class Heat:
         with self._lock:  # so that an ending heat either sees this worker or none starts
             if self._ending:
                 raise KeyboardInterrupt
-            worker = self._workers[key] = Worker(self._factory, cpus, environment, scratch / "worker.log")
+            worker = self._workers[key] = Worker.start(self._factory, cpus, environment, scratch / "worker.log")
         return worker
 
     def _end(self) -> None:

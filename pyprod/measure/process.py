@@ -10,8 +10,9 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -50,31 +51,64 @@ def worker_environment(threads: int) -> dict[str, str]:
     return dict.fromkeys(names, str(threads)) | ALLOCATOR | {"TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
 
 
+def launch(
+    module: str, arguments: Sequence[str], channels: Sequence[Connection], environment: Mapping[str, str], log: Path
+) -> subprocess.Popen[bytes]:
+    """Start ``python -m module FD... *arguments``, with a file descriptor for each of `channels`.
+
+    Ctrl-C is the parent's to handle, and a signal meant for the process reaches its children: it has its own session.
+    """
+    descriptors = [channel.fileno() for channel in channels]
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, descriptors), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+            pass_fds=descriptors,
+            start_new_session=True,
+        )
+
+
+class Process(Protocol):
+    """What a worker must know of its process; `subprocess.Popen` is one."""
+
+    pid: int
+
+    def wait(self) -> int:
+        """Wait for its end: the exit status, or minus the signal that killed it."""
+
+
 class Worker:
-    """A fresh process that holds one Subject.
+    """A process that answers requests (`pyprod.measure.worker.serve`), such as a fresh one that holds one Subject.
 
     Args:
-        factory: ``module:function``; the function takes the payload of the "build" request and returns a Subject.
-        cpus: the CPUs that it may use.
-        environment: variables on top of this process's own.
+        process: leads a process group of its own.
+        channel: our end of the pipe that it serves.
         log: file that takes all it prints.
+        cpus: the CPUs that it may use.
     """
 
-    def __init__(self, factory: str, cpus: Sequence[int], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, process: Process, channel: Connection, log: Path, cpus: Sequence[int]) -> None:
+        self._process = process
+        self._channel = channel
         self._log = log
         self._oom_kills = memory.oom_kills()
-        self._channel, theirs = Pipe()
-        with theirs, log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "pyprod.measure.worker", str(theirs.fileno()), factory],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=os.environ | environment,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is the parent's to handle; and we signal the whole group
-            )
         self.pin(cpus)
+
+    @classmethod
+    def start(cls, factory: str, cpus: Sequence[int], environment: Mapping[str, str], log: Path) -> Worker:
+        """Start a fresh process.
+
+        Args:
+            factory: ``module:function``; the function takes the payload of the "build" request and returns a Subject.
+            environment: variables on top of this process's own.
+        """
+        ours, theirs = Pipe()
+        with theirs:
+            process = launch("pyprod.measure.worker", [factory], [theirs], environment, log)
+        return cls(process, ours, log, cpus)
 
     def ask(self, stage: str, timeout: float, **arguments: Any) -> list[Observation]:
         """Have the worker do one stage.
@@ -85,8 +119,17 @@ class Worker:
         Raises:
             WorkerFailed: the stage raised, the process died, or the time was up.
         """
-        try:
+        self.send(stage, **arguments)
+        return self.receive(stage, timeout)
+
+    def send(self, stage: str, **arguments: Any) -> None:
+        """Ask without waiting for the answer, so that several workers can be busy at once."""
+        with contextlib.suppress(OSError):  # it is dead: `receive` says of what
             self._channel.send_bytes(json.dumps({"stage": stage, "arguments": arguments}).encode())
+
+    def receive(self, stage: str, timeout: float) -> list[Observation]:
+        """The answer to what was sent; see `ask`."""
+        try:
             if not self._channel.poll(timeout):
                 self.close()
                 raise WorkerFailed(Failure("timeout", stage, f"no answer within {timeout:g} s", self._last_words()))

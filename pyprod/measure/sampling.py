@@ -56,14 +56,14 @@ class Warmup(NamedTuple):
     steady: bool
 
 
-def warm_up(call: Callable[[], object], max_ns: int) -> Warmup:
+def warm_up(call: Callable[[], object], max_ns: int, window_ns: int = WINDOW_NS) -> Warmup:
     """Call until the medians of two successive windows differ by less than `STEADY`, for `max_ns` at most."""
     calls = elapsed = 0
     previous = float("inf")
     while elapsed < max_ns:
         window: list[int] = []
-        while len(window) < WINDOW_CALLS or sum(window) < WINDOW_NS:
-            window += sample(call, max_count=1000, max_ns=WINDOW_NS)
+        while len(window) < WINDOW_CALLS or sum(window) < window_ns:
+            window += sample(call, max_count=1000, max_ns=window_ns)
             if elapsed + sum(window) >= max_ns:
                 break
         calls += len(window)

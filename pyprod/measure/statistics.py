@@ -79,20 +79,46 @@ def ratio(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> E
     nan = float("nan")
     if not rounds:
         return Estimate(nan, nan, nan, 0)
-    logs = np.log([numerator[r] / denominator[r] for r in rounds])
-    n = len(logs)
-    if np.isnan(logs).any():
-        return Estimate(nan, nan, nan, n)
-    cut = int(TRIM * n)
-    center = float(np.sort(logs)[cut : n - cut].mean())
-    if n < MIN_ROUNDS:
-        return Estimate(float(np.exp(center)), nan, nan, n)
-    winsorized = np.clip(logs, *np.sort(logs)[[cut, n - cut - 1]])
+    mean = trimmed_mean(np.log([numerator[r] / denominator[r] for r in rounds]), TRIM)
+    low, value, high = np.exp([mean.bound((1 - CONFIDENCE) / 2), mean.center, mean.bound((1 + CONFIDENCE) / 2)])
+    return Estimate(float(value), float(low), float(high), len(rounds))
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A trimmed mean and what is known of its error.
+
+    Attributes:
+        error: standard error; NaN below `MIN_ROUNDS` values.
+        freedom: degrees of freedom of that error.
+    """
+
+    center: float
+    error: float
+    freedom: int
+
+    def bound(self, probability: float) -> float:
+        """What lies above the true mean with this probability, by Student's t: 0.975 gives the end of a 95% interval."""
+        if np.isnan(self.error):
+            return float("nan")
+        return self.center + float(stats.t.ppf(probability, self.freedom)) * self.error
+
+
+def trimmed_mean(values: Sequence[float] | Array, trim: float) -> Mean:
+    """Mean without the share `trim` of the values at each end, with the winsorized standard error (Yuen 1974).
+
+    NaN when a value is NaN.
+    """
+    x = np.sort(np.asarray(values, dtype=float))  # a NaN comes last
+    n, cut = len(x), int(trim * len(x))
+    if not n or np.isnan(x[-1]):
+        return Mean(float("nan"), float("nan"), 0)
     kept = n - 2 * cut
-    error = winsorized.std(ddof=1) * np.sqrt((n - 1) / (kept * (kept - 1)))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, kept - 1) * error)
-    low, value, high = np.exp([center - half, center, center + half])
-    return Estimate(float(value), float(low), float(high), n)
+    center = float(x[cut : n - cut].mean())
+    if n < MIN_ROUNDS:
+        return Mean(center, float("nan"), 0)
+    winsorized = np.clip(x, x[cut], x[n - cut - 1])
+    return Mean(center, float(winsorized.std(ddof=1) * np.sqrt((n - 1) / (kept * (kept - 1)))), kept - 1)
 
 
 def geometric_mean(estimates: Sequence[Estimate]) -> Estimate:

@@ -89,12 +89,13 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def main(fd: int, factory: str) -> None:
-    """Serve until the parent closes the pipe."""
+def serve(fd: int, server: object) -> None:
+    """Have `server` answer requests over the pipe `fd`, each by its method of the stage's name, until the parent closes it.
+
+    A method returns observations; what it raises becomes the reply.
+    """
     die_with_parent()
     channel = Connection(fd)
-    module, _, function = factory.partition(":")
-    server = Server(lambda payload: getattr(importlib.import_module(module), function)(payload))
     while True:
         try:
             request = json.loads(channel.recv_bytes())
@@ -107,6 +108,12 @@ def main(fd: int, factory: str) -> None:
         except BaseException as error:  # SystemExit and panics of the measured library too: the parent decides
             reply = {"failure": failure_of(error)}
         channel.send_bytes(json.dumps(reply).encode())
+
+
+def main(fd: int, factory: str) -> None:
+    """Serve the Subject that `factory` makes."""
+    module, _, function = factory.partition(":")
+    serve(fd, Server(lambda payload: getattr(importlib.import_module(module), function)(payload)))
 
 
 if __name__ == "__main__":

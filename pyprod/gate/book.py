@@ -1,0 +1,194 @@
+"""What a gate knows: fed with events, one after the other, it comes to its verdict. No clock, no process, no file.
+
+A running gate and ``--replay`` feed the same events to the same book, and so come to the same verdict. The events are
+the lines of ``evidence.jsonl``; docs/gate.md lists their fields.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from pyprod.gate.sides import BASE, HEAD
+from pyprod.measure.decide import Decision, Rule, Verdict, decide, share
+from pyprod.measure.statistics import Estimate
+from pyprod.types import PyprodError
+
+LATENCY, PEAK_MEMORY, SIZE, OUTPUT = "latency", "peak_memory", "size", "output"
+
+#: Why a row is not decided upon: word and what it means.
+STATES = {
+    "measured": "both sides were measured",
+    "new": "BASE can't run it: nothing to compare with",
+    "skipped": "neither side can run it here",
+    "failed": "HEAD does not run it, or gives another output",
+    "vanished": "BASE has it, HEAD does not",
+}
+
+
+@dataclass
+class Row:
+    """One metric of one benchmark.
+
+    Attributes:
+        pairs: by pair of processes, the log-ratios HEAD over BASE taken in it.
+        values: by side, one value per pair, in the metric's unit.
+        reason: one line, where the state is not "measured".
+        decision: as of the look that decided, or of the last one.
+    """
+
+    benchmark: str
+    metric: str
+    state: str = "measured"
+    reason: str = ""
+    pairs: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    values: dict[str, list[float]] = field(default_factory=lambda: {BASE: [], HEAD: []})
+    decision: Decision | None = None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """None for what is not judged."""
+        if self.state in ("failed", "vanished"):
+            return Verdict.FAIL
+        if self.state != "measured":
+            return None
+        return self.decision.verdict if self.decision else Verdict.UNDECIDED
+
+    @property
+    def open(self) -> bool:
+        """Whether more pairs may decide it."""
+        return self.verdict is Verdict.UNDECIDED
+
+    def logs(self) -> list[float]:
+        """One value per pair: the median over its alternations, which a moment's disturbance does not move."""
+        return [float(np.median(found)) for _, found in sorted(self.pairs.items())]
+
+
+class Book:
+    """Rows by (benchmark, metric).
+
+    Attributes:
+        looked: fraction of the budget at the last look.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], Row] = {}
+        self.plan: Mapping[str, Any] = {}
+        self.looked = 0.0
+        self.interrupted = False
+        self._rule = Rule()
+        self._judged = 1
+        self._tolerances: Mapping[str, float] = {}
+
+    def feed(self, event: Mapping[str, Any]) -> None:
+        """Take one event.
+
+        Raises:
+            PyprodError: its kind is unknown: a newer version wrote it.
+        """
+        handler = getattr(self, f"_on_{event['kind']}", None)
+        if handler is None:
+            raise PyprodError(f"evidence has an event of the unknown kind {event['kind']!r}: a newer pyprod wrote it")
+        handler(event)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Of the suite: FAIL if a row fails, else UNDECIDED if one is, else PASS; None when nothing was compared."""
+        found = {row.verdict for row in self.rows.values()} - {None}
+        for verdict in (Verdict.FAIL, Verdict.UNDECIDED, Verdict.PASS):
+            if verdict in found:
+                return verdict
+        return None
+
+    def open_benchmarks(self) -> list[str]:
+        """Those that more pairs may decide; sorted."""
+        return sorted({row.benchmark for row in self.rows.values() if row.open})
+
+    def _on_plan(self, event: Mapping[str, Any]) -> None:
+        self.plan = event
+        rule = dict(event["rule"])
+        self._rule = Rule(**rule | {"looks": tuple(rule["looks"])})
+        self._tolerances = event["tolerances"]
+
+    def _on_inventory(self, event: Mapping[str, Any]) -> None:
+        """The names that HEAD's suite defines, and those of BASE's own that it does not define any more."""
+        for name in event["benchmarks"]:
+            for metric in event["metrics"]:
+                self._row(name, metric)
+        self._judged = max(1, len(self.rows))  # what alpha is shared among, whatever fails later
+        for name in event["vanished"]:
+            row = self._row(name, LATENCY)
+            row.state, row.reason = "vanished", "BASE's suite defines it, HEAD's does not"
+
+    def _on_sample(self, event: Mapping[str, Any]) -> None:
+        base, head = (float(np.median(event[side]["latency_ns"])) for side in (BASE, HEAD))
+        row = self._row(event["benchmark"], LATENCY)
+        row.pairs[event["pair"]].append(math.log(head / base) if base > 0 and head > 0 else math.nan)
+        row.values[BASE].append(base)
+        row.values[HEAD].append(head)
+
+    def _on_value(self, event: Mapping[str, Any]) -> None:
+        """A metric that has one value a process, such as its peak memory."""
+        row = self._row(event["benchmark"], event["metric"])
+        row.pairs[event["pair"]].append(math.log(event[HEAD] / event[BASE]))
+        row.values[BASE].append(event[BASE])
+        row.values[HEAD].append(event[HEAD])
+
+    def _on_exact(self, event: Mapping[str, Any]) -> None:
+        """A metric without noise, such as a file's size: one value decides."""
+        row = self._row(event["benchmark"], event["metric"])
+        row.values = {BASE: [event[BASE]], HEAD: [event[HEAD]]}
+        ratio, tolerance = event[HEAD] / event[BASE], self._tolerances[row.metric]
+        verdict = Verdict.PASS if ratio <= 1 + tolerance else Verdict.FAIL
+        row.decision = Decision(verdict, Estimate(ratio, ratio, ratio, 1), tolerance, 0.0, ratio < 1 - tolerance)
+
+    def _on_output(self, event: Mapping[str, Any]) -> None:
+        """HEAD's output against BASE's on the same new input."""
+        error, limit = event["relative_error"], self._tolerances[OUTPUT]
+        if not (error is not None and error <= limit):
+            what = "of another size" if error is None else f"off by {error:.2g} of its norm, over {limit:g}"
+            self._fail(event["benchmark"], f"HEAD's output is not BASE's: {what}")
+
+    def _on_failure(self, event: Mapping[str, Any]) -> None:
+        """A side could not be measured; the first failure of each side counts."""
+        failure = event["failure"]
+        reason = f"{event['side'].upper()}: {failure['kind']} in {failure['stage']}: {failure['message']}"
+        if event["side"] == HEAD:
+            self._fail(event["benchmark"], reason)
+            return
+        for row in self._rows_of(event["benchmark"]):
+            if row.state in ("measured", "failed"):
+                row.state, row.reason = ("new" if row.state == "measured" else "skipped"), reason
+
+    def _on_look(self, event: Mapping[str, Any]) -> None:
+        """Try to decide every open row."""
+        for row in self.rows.values():
+            if row.open and row.pairs:
+                rule = replace(self._rule, tolerance=self._tolerances[row.metric])
+                row.decision = decide(row.logs(), rule, self._judged, share(self.looked, event["fraction"]))
+        self.looked = event["fraction"]
+
+    def _on_pair(self, event: Mapping[str, Any]) -> None:
+        """A pair of processes was started: for the reader of the evidence."""
+
+    def _on_interrupted(self, event: Mapping[str, Any]) -> None:
+        self.interrupted = True
+
+    def _on_verdict(self, event: Mapping[str, Any]) -> None:
+        """What the gate said at its end: for `pyprod.gate.evidence.replay` to compare with."""
+
+    def _fail(self, benchmark: str, reason: str) -> None:
+        for row in self._rows_of(benchmark):
+            if row.state in ("measured", "new"):
+                row.state, row.reason = ("failed" if row.state == "measured" else "skipped"), reason
+
+    def _rows_of(self, benchmark: str) -> list[Row]:
+        return [row for row in self.rows.values() if row.benchmark == benchmark]
+
+    def _row(self, benchmark: str, metric: str) -> Row:
+        return self.rows.setdefault((benchmark, metric), Row(benchmark, metric))

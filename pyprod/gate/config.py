@@ -1,0 +1,56 @@
+"""What a project says about its gate: the table ``[tool.pyprod.gate]`` of its pyproject.toml, as HEAD has it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pyprod.types import PyprodError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every field is a key of the table, all optional.
+
+    Attributes:
+        suite: globs of the files that define benchmarks.
+        build: command, run in a revision's folder with ``python`` on PATH being the one that runs the gate; empty for a
+            project that needs no building.
+        inputs: globs of all that the build reads. Two revisions that agree in them share one build.
+        outputs: globs of the files it leaves.
+        environment: variables for the build, where the caller has not set them.
+    """
+
+    suite: tuple[str, ...] = ("bench/gate_*.py",)
+    build: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    environment: Mapping[str, str] | None = None
+
+
+def read(tree: Path) -> Config:
+    """The table in ``tree/pyproject.toml``; the defaults where there is none.
+
+    Raises:
+        PyprodError: the file is no TOML, or a key is unknown or of the wrong type.
+    """
+    path = tree / "pyproject.toml"
+    if not path.is_file():
+        return Config()
+    try:
+        table: dict[str, Any] = tomllib.loads(path.read_text()).get("tool", {}).get("pyprod", {}).get("gate", {})
+    except ValueError as error:
+        raise PyprodError(f"pyproject.toml can't be read: {error}") from error
+    known = {field.name for field in fields(Config)}
+    if unknown := sorted(table.keys() - known):
+        raise PyprodError(f"[tool.pyprod.gate]: unknown key {unknown[0]!r}; there are: {', '.join(sorted(known))}")
+    for key, value in table.items():
+        kind = dict if key == "environment" else list
+        if not isinstance(value, kind) or not all(isinstance(item, str) for item in value):
+            raise PyprodError(f"[tool.pyprod.gate]: {key} must be {'a table' if kind is dict else 'a list'} of strings")
+    if table.get("build") and not (table.get("inputs") and table.get("outputs")):
+        raise PyprodError("[tool.pyprod.gate]: a build needs inputs and outputs: what it reads, what it leaves")
+    return Config(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})

@@ -1,0 +1,140 @@
+"""Buffers that the harness owns: both sides of a pair keep a benchmark's tensors in the very same memory.
+
+An edit that changes no instruction of a kernel still moves its heap: uncontrolled, a no-op edit was measured as -29% to
++18%, stably from run to run. And where the pages lie physically decides what collides in the second level cache: two
+processes of one tree differed by 3% to 5% in streaming 1 to 2 MB of weights. So the sides, forked from one process, share
+one piece of memory. Only one runs at a time: it writes its tensors there before it is timed. Which addresses they have
+is drawn for each pair, cache line by cache line.
+
+`Place` puts there what a benchmark names; `Allocations` what its calls allocate, outputs above all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import mmap
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from pyprod.types import PyprodError
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+#: Preloaded into the processes of a pair.
+LIBRARY = Path(__file__).parent.parent / "libplace.so"
+HUGE = 2 << 20  #: The memory begins at a huge page: below it, virtual and physical addresses agree.
+PAGE, LINE = 4096, 64
+#: A tensor begins up to so many pages after the last one: the 2048 sets of a 2 MB second level cache are 32 pages.
+MOST_PAGES = 32
+#: mmap(2): pages exist once they are touched, and are not reserved before. Python does not name it.
+_NORESERVE = 0x4000
+
+
+class Allocations:
+    """Aligned allocations of this process, all of torch's tensors among them, out of shared memory while it is `entered`.
+
+    By the library that pairs preload (csrc/place/place.h). Where that is not built, nothing changes.
+
+    Args:
+        memory: uint8 ``[bytes]``, shared with the other side.
+    """
+
+    def __init__(self, memory: Tensor) -> None:
+        self._memory = memory
+        self._library = ctypes.CDLL(None)
+        self.preloaded = hasattr(self._library, "place_memory")
+        if self.preloaded:
+            self._library.place_memory(ctypes.c_void_p(memory.data_ptr()), ctypes.c_size_t(len(memory)))
+
+    def reset(self, seed: int) -> None:
+        """Draw new addresses."""
+        if self.preloaded:
+            self._library.place_reset(ctypes.c_uint64(seed))
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Within, the memory is this process's: what it had there is as it left it."""
+        if not self.preloaded:
+            yield
+            return
+        self._library.place_enter()
+        try:
+            yield
+        finally:
+            self._library.place_leave()
+
+
+def shared_memory(size: int) -> Tensor:
+    """Bytes that this process and those it forks later see alike; none is taken before it is touched."""
+    memory = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE)
+    skip = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % HUGE
+    return torch.frombuffer(memory, dtype=torch.uint8, count=size, offset=skip)
+
+
+class Place:
+    """Puts tensors at drawn addresses. A benchmark's setup function gets one and passes all its tensors through it.
+
+    Args:
+        memory: uint8 ``[bytes]``, shared with the other side.
+        seed: of the addresses. Both sides draw the same for the first tensor, the second ...
+    """
+
+    def __init__(self, memory: Tensor, seed: str) -> None:
+        self._memory = memory
+        self._rng = random.Random(seed)
+        self._cursor = 0
+        self._inputs: list[tuple[Tensor, Tensor]] = []
+        self._weights: list[tuple[Tensor, Tensor]] = []
+
+    def input(self, tensor: Tensor) -> Tensor:
+        """A placed copy of what changes from call to call in production: its values are moved round between slices."""
+        placed = self._put(tensor)
+        self._inputs.append((placed, _copy_outside(tensor)))
+        return placed
+
+    def weight(self, tensor: Tensor) -> Tensor:
+        """A placed copy of what stays; contiguous."""
+        placed = self._put(tensor)
+        self._weights.append((placed, _copy_outside(tensor)))
+        return placed
+
+    def module(self, module: _Module) -> _Module:
+        """The same module, its parameters and buffers placed."""
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.layout == torch.strided:
+                tensor.data = self.weight(tensor)
+        return module
+
+    def write(self, seed: int) -> None:
+        """Write every tensor into the memory that the other side has used; the inputs moved round by a drawn number of
+        elements, so that a result that was kept from before is wrong."""
+        for placed, original in self._weights:
+            placed.copy_(original)
+        rng = random.Random(seed)
+        for placed, original in self._inputs:
+            shift = rng.randrange(max(1, original.numel()))
+            placed.copy_(original.flatten().roll(shift).view(original.shape))
+
+    def _put(self, tensor: Tensor) -> Tensor:
+        size = tensor.numel() * tensor.element_size()
+        start = self._cursor + self._rng.randrange(MOST_PAGES) * PAGE + self._rng.randrange(PAGE // LINE) * LINE
+        self._cursor = math.ceil((start + size) / PAGE) * PAGE
+        if self._cursor > len(self._memory):
+            raise PyprodError(
+                f"the benchmark's tensors need more than the {len(self._memory) >> 20} MB set aside for them"
+            )
+        placed = self._memory[start : start + size].view(tensor.dtype).view(tensor.shape)
+        return placed.copy_(tensor.detach())
+
+
+def _copy_outside(tensor: Tensor) -> Tensor:
+    """A copy that numpy allocates, outside of shared memory."""
+    flat = tensor.detach().contiguous().view(-1)
+    return torch.from_numpy(flat.view(torch.uint8).numpy().copy()).view(tensor.dtype).view(tensor.shape)

@@ -1,0 +1,229 @@
+"""Run a gate: pair after pair of fresh processes, until every row is decided or the budget is spent."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyprod import environment
+from pyprod.gate.book import LATENCY, OUTPUT, PEAK_MEMORY, SIZE, Book
+from pyprod.gate.evidence import FORMAT, Writer, summary
+from pyprod.gate.sides import BASE, HEAD, SIDES
+from pyprod.gate.pairs import Pair, SideFailed, SidesFailed, load_average
+from pyprod.measure.decide import Rule
+from pyprod.types import Failure, PyprodError
+
+#: What has one value or more in every pair.
+METRICS = (LATENCY, PEAK_MEMORY)
+
+#: Called with the fraction of the budget that is spent and what happens now.
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure.
+
+    Attributes:
+        budget_s: seconds for all pairs together, starting their processes included.
+        threads: CPU threads of each side.
+        alternations: times that the sides take turns on a benchmark within a pair.
+        slice_s: seconds that a side is timed for, each time.
+        settle_s: seconds of unrecorded calls before: the caches were the other side's.
+        most_samples: calls in a slice.
+        timeout_s: a stage that takes longer has hung.
+        memory, output, size: tolerances of the metrics beside latency, whose own is in the rule.
+        seed: of all that is drawn: order, addresses, data.
+    """
+
+    budget_s: float = 60.0
+    threads: int = 1
+    alternations: int = 6
+    slice_s: float = 0.004
+    settle_s: float = 0.001
+    most_samples: int = 400
+    timeout_s: float = 60.0
+    memory: float = 0.02
+    output: float = 0.05
+    size: float = 0.25
+    seed: int = 0
+    realtime: bool = True
+    rule: Rule = field(default_factory=Rule)
+
+    def tolerances(self) -> dict[str, float]:
+        """By metric."""
+        return {LATENCY: self.rule.tolerance, PEAK_MEMORY: self.memory, OUTPUT: self.output, SIZE: self.size}
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What is compared.
+
+    Attributes:
+        trees: the built folder of each side.
+        suite: HEAD's files of benchmarks: both sides do this work.
+        own_suite: BASE's own, to learn what HEAD does not define any more.
+        checkout: the repository both came from.
+        outputs: by name, a built file's size on each side.
+    """
+
+    trees: Mapping[str, Path]
+    suite: Sequence[Path]
+    own_suite: Sequence[Path]
+    checkout: Path
+    outputs: Mapping[str, Mapping[str, int]]
+
+
+class Gate:
+    """One run: measures pairs and writes each event down.
+
+    Raises:
+        PyprodError: (from `run`) the suite can't be imported in HEAD, or the disk is full.
+    """
+
+    def __init__(self, sides: Sides, settings: Settings, writer: Writer, book: Book, progress: Progress) -> None:
+        self._sides, self._settings = sides, settings
+        self._writer, self._book, self._progress = writer, book, progress
+        self._rng = random.Random(settings.seed)
+        self._all_cpus = environment.allowed_cpus()
+        self._cpus = environment.cpus(settings.threads)
+        if len(self._cpus) < settings.threads:
+            raise PyprodError(f"--threads {settings.threads}: this process may use {len(self._cpus)} CPUs only")
+        self._started = 0.0
+
+    def run(self, about: Mapping[str, Any]) -> None:
+        """Measure until decided or out of budget.
+
+        Args:
+            about: what the evidence shall say of the run: revisions, command, machine.
+        """
+        settings = asdict(self._settings)
+        rule = settings.pop("rule")
+        self._writer.record(
+            "plan", format=FORMAT, rule=rule, settings=settings, tolerances=self._settings.tolerances(), **about
+        )
+        for name, sizes in self._sides.outputs.items():
+            self._writer.record("exact", benchmark=name, metric=SIZE, **sizes)
+        self._inventory()
+        self._started = time.monotonic()
+        for number in self._pairs():
+            self._pair(number)
+        self._writer.record("verdict", **summary(self._book))
+
+    def _inventory(self) -> None:
+        """What HEAD defines, and what it does not any more."""
+        self._progress(0.0, "importing the suite")
+        own = {BASE: self._sides.own_suite, HEAD: self._sides.suite}
+        try:
+            names = self._names(own)
+        except SideFailed as error:
+            if error.side == BASE:  # its own suite does not run: what HEAD's gives there is said row by row
+                names = self._names(own | {BASE: ()})
+            else:
+                raise
+        vanished = sorted(set(names[BASE]) - set(names[HEAD]))
+        self._writer.record("inventory", benchmarks=names[HEAD], vanished=vanished, metrics=METRICS)
+
+    def _names(self, suite: Mapping[str, Sequence[Path]]) -> Mapping[str, Sequence[str]]:
+        try:
+            with self._new_pair(suite) as pair:
+                return pair.names
+        except SideFailed as error:
+            if error.side == HEAD:
+                raise PyprodError(f"HEAD can't import the suite: {error.failure.message}") from error
+            raise
+
+    def _pairs(self) -> Iterator[int]:
+        """Numbers of pairs to measure; looks are taken in between, the last when no further pair fits the budget."""
+        looks = self._settings.rule.looks
+        number, longest = 0, 0.0
+        while self._book.open_benchmarks():
+            before = self._spent()
+            if number and before + longest / 2 > 1:
+                self._look(looks[-1])
+                return
+            yield number
+            number, longest = number + 1, self._spent() - before
+            due = [look for look in looks[:-1] if self._book.looked < look <= self._spent()]
+            if due:
+                self._look(due[-1])
+
+    def _look(self, fraction: float) -> None:
+        self._writer.record("look", fraction=fraction)
+
+    def _spent(self) -> float:
+        return (time.monotonic() - self._started) / self._settings.budget_s
+
+    def _new_pair(self, suite: Mapping[str, Sequence[Path]]) -> Pair:
+        settings = self._settings
+        return Pair(
+            self._sides.trees,
+            suite,
+            self._sides.checkout,
+            self._cpus,
+            self._all_cpus,
+            self._rng,
+            settings.timeout_s,
+            settings.realtime,
+        )
+
+    def _pair(self, number: int) -> None:
+        """One pair of processes through every open benchmark; a dead one is succeeded, for the benchmarks that are left."""
+        waiting = self._book.open_benchmarks()
+        self._rng.shuffle(waiting)
+        suite = dict.fromkeys(SIDES, self._sides.suite)
+        while waiting:
+            try:
+                with self._new_pair(suite) as pair:
+                    about = {"load": load_average(), "realtime": pair.is_realtime, "cpus": self._cpus}
+                    self._writer.record("pair", pair=number, **about)
+                    while waiting:
+                        self._progress(self._spent(), f"pair {number + 1}: {waiting[-1]}")
+                        if not self._benchmark(pair, number, waiting.pop()):
+                            break
+            except SideFailed as error:
+                for name in waiting:
+                    self._failed(name, number, error)
+                return
+
+    def _benchmark(self, pair: Pair, number: int, name: str) -> bool:
+        """Measure one benchmark in one pair; False when a process died of it."""
+        try:
+            pair.both("setup", name=name, seed=f"{self._settings.seed}/{number}/{name}")
+            for _ in range(self._settings.alternations):
+                self._alternate(pair, number, name)
+            peaks = pair.both("memory")
+            error = pair.output_error(self._draw())
+        except SidesFailed as found:
+            for failed in found.failed:
+                self._failed(name, number, failed)
+            return not any(failed.deadly for failed in found.failed)
+        if all(peaks.values()):
+            values = {side: answer[0].samples[0] for side, answer in peaks.items()}
+            self._writer.record("value", benchmark=name, metric=PEAK_MEMORY, pair=number, **values)
+        self._writer.record("output", benchmark=name, pair=number, relative_error=error if error < math.inf else None)
+        return True
+
+    def _alternate(self, pair: Pair, number: int, name: str) -> None:
+        """Both sides once, in a drawn order, on the same new input."""
+        settings = self._settings
+        answers = pair.both(
+            "slice",
+            data=self._draw(),
+            settle_ns=int(settings.settle_s * 1e9),
+            max_count=settings.most_samples,
+            max_ns=int(settings.slice_s * 1e9),
+        )
+        sides = {side: {"latency_ns": list(found.samples), **found.context} for side, (found,) in answers.items()}
+        self._writer.record("sample", benchmark=name, pair=number, first=next(iter(answers)), **sides)
+
+    def _failed(self, name: str, number: int, error: SideFailed) -> None:
+        self._writer.record("failure", benchmark=name, pair=number, side=error.side, failure=asdict(error.failure))
+
+    def _draw(self) -> int:
+        return self._rng.randrange(2**31)

@@ -1,0 +1,4 @@
+"""The names of what is compared."""
+
+BASE, HEAD = "base", "head"
+SIDES = (BASE, HEAD)
