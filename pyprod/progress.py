@@ -48,3 +48,24 @@ class Bar:
         if failure.kind != "unavailable" and not self._bar.disable:
             line = f"{candidate.id}: {failure.kind} in {failure.stage}: {failure.message}"
             self._bar.console.print(escape(line), style="yellow", soft_wrap=False, overflow="ellipsis", no_wrap=True)
+
+
+class Share:
+    """A bar of how much of a budget is spent. Fits `pyprod.gate.run.Progress`."""
+
+    def __init__(self, title: str, console: Console | None = None) -> None:
+        console = console or Console(stderr=True)
+        columns = (TextColumn(title), BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}", style="dim"))
+        self._bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self._task = self._bar.add_task("", total=1.0)
+
+    def __enter__(self) -> Share:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, traceback: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def __call__(self, spent: float, what: str) -> None:
+        """So much of the budget, from 0 to 1, is spent; this happens now."""
+        self._bar.update(self._task, completed=min(spent, 1.0), description=escape(what))

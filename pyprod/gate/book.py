@@ -73,12 +73,15 @@ class Book:
     """Rows by (benchmark, metric).
 
     Attributes:
+        plan: what the evidence begins with: revisions, rule, settings, machine.
+        files: by benchmark, the file of the suite that defines it.
         looked: fraction of the budget at the last look.
     """
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], Row] = {}
         self.plan: Mapping[str, Any] = {}
+        self.files: Mapping[str, str] = {}
         self.looked = 0.0
         self.interrupted = False
         self._rule = Rule()
@@ -116,8 +119,9 @@ class Book:
         self._tolerances = event["tolerances"]
 
     def _on_inventory(self, event: Mapping[str, Any]) -> None:
-        """The names that HEAD's suite defines, and those of BASE's own that it does not define any more."""
-        for name in event["benchmarks"]:
+        """Names that HEAD's suite defines, with their files, and those that only BASE's own does."""
+        self.files = event["benchmarks"]
+        for name in self.files:
             for metric in event["metrics"]:
                 self._row(name, metric)
         self._judged = max(1, len(self.rows))  # what alpha is shared among, whatever fails later

@@ -28,6 +28,8 @@ from pyprod.types import Mismatch, PyprodError
 #: A process times each benchmark for some 20 ms: windows must be short.
 WARM_WINDOW_NS = 2_000_000
 
+PATIENCE = 5
+
 #: The module that a process was started with is the harness's, whatever the revision.
 HARNESS = ("__main__", "__mp_main__")
 
@@ -60,13 +62,15 @@ class Child:
         torch.set_num_threads(threads)
         torch.inference_mode().__enter__()  # for good: a call that trains leaves it itself
         sys.path[:] = [tree, *(p for p in sys.path if p)]
+        files: dict[str, str] = {}
         for path in map(Path, suite):
             found = _load(path).benchmarks()
             if doubled := sorted(found.keys() & self._benchmarks.keys()):
                 raise PyprodError(f"{path.name} defines again what another file has: {', '.join(doubled)}")
             self._benchmarks.update(found)
+            files.update(dict.fromkeys(found, str(path)))
         _refuse_strangers(Path(tree), Path(checkout))
-        context = {"names": sorted(self._benchmarks), "realtime": realtime and _ask_for_realtime()}
+        context = {"files": dict(sorted(files.items())), "realtime": realtime and _ask_for_realtime()}
         return [Observation("benchmarks", "names", (), context)]
 
     def setup(self, name: str, seed: str) -> list[Observation]:
@@ -86,14 +90,19 @@ class Child:
             done = sampling.warm_up(self._call, max_ns=200_000_000, window_ns=WARM_WINDOW_NS)
         return [Observation("warmup_time", "s", [done.elapsed_ns / 1e9], {"calls": done.calls, "steady": done.steady})]
 
-    def slice(self, data: int, settle_ns: int, max_count: int, max_ns: int) -> list[Observation]:
-        """Tensors written, with new input values; calls unrecorded (the caches were the other side's), then samples."""
+    def slice(self, data: int, settle_ns: int, min_count: int, max_count: int, max_ns: int) -> list[Observation]:
+        """Tensors written, with new input values; calls unrecorded (the caches were the other side's), then samples.
+
+        After `max_ns` it goes on to `min_count` calls, but for no longer than `PATIENCE` times that.
+        """
         with self._allocations.entered():
             self._place.write(data)
             sampling.sample(self._call, max_count=1000, max_ns=settle_ns)
             before, cpu = resource.getrusage(resource.RUSAGE_THREAD), time.process_time_ns()
             start = time.perf_counter_ns()
             durations = sampling.sample(self._call, max_count, max_ns)
+            if len(durations) < min_count:
+                durations += sampling.sample(self._call, min_count - len(durations), (PATIENCE - 1) * max_ns)
             elapsed, cpu = time.perf_counter_ns() - start, time.process_time_ns() - cpu
         preempted = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw - before.ru_nivcsw
         context = {"preempted": preempted, "cpu_share": round(cpu / elapsed, 3)}

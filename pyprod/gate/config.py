@@ -5,7 +5,6 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from pyprod.types import PyprodError
@@ -31,17 +30,14 @@ class Config:
     environment: Mapping[str, str] | None = None
 
 
-def read(tree: Path) -> Config:
-    """The table in ``tree/pyproject.toml``; the defaults where there is none.
+def read(text: str) -> Config:
+    """The table in the text of a pyproject.toml; the defaults where there is none.
 
     Raises:
-        PyprodError: the file is no TOML, or a key is unknown or of the wrong type.
+        PyprodError: it is no TOML, or a key is unknown or of the wrong type.
     """
-    path = tree / "pyproject.toml"
-    if not path.is_file():
-        return Config()
     try:
-        table: dict[str, Any] = tomllib.loads(path.read_text()).get("tool", {}).get("pyprod", {}).get("gate", {})
+        table: dict[str, Any] = tomllib.loads(text).get("tool", {}).get("pyprod", {}).get("gate", {})
     except ValueError as error:
         raise PyprodError(f"pyproject.toml can't be read: {error}") from error
     known = {field.name for field in fields(Config)}
@@ -53,4 +49,5 @@ def read(tree: Path) -> Config:
             raise PyprodError(f"[tool.pyprod.gate]: {key} must be {'a table' if kind is dict else 'a list'} of strings")
     if table.get("build") and not (table.get("inputs") and table.get("outputs")):
         raise PyprodError("[tool.pyprod.gate]: a build needs inputs and outputs: what it reads, what it leaves")
-    return Config(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in table.items()}
+    return Config(**values)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pyprod.gate.place import LIBRARY
-from pyprod.gate.sides import HEAD, SIDES
+from pyprod.gate.sides import SIDES
 from pyprod.measure.process import Worker, WorkerFailed, launch, worker_environment
 from pyprod.measure.subject import Observation
 from pyprod.types import Failure, PyprodError
@@ -76,6 +76,10 @@ class _Forked:
 class Pair:
     """Both sides' processes, loaded, in an environment drawn for this pair. Leaving the context ends them.
 
+    Attributes:
+        files: by side and benchmark, the file that defines it.
+        is_realtime: whether the kernel granted real-time scheduling.
+
     Args:
         trees: folder of each side.
         suite: for each side the files that define its benchmarks.
@@ -106,7 +110,7 @@ class Pair:
         self._workers: dict[str, Worker] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="pyprod-gate-", ignore_cleanup_errors=True)
         self._zygote: subprocess.Popen[bytes] | None = None
-        self.names: dict[str, list[str]] = {}
+        self.files: dict[str, dict[str, str]] = {}
         self.is_realtime = False
 
     def __enter__(self) -> Pair:
@@ -149,7 +153,7 @@ class Pair:
                 (loaded,) = self._workers[side].receive("load", self._timeout)
             except WorkerFailed as error:
                 raise SideFailed(side, error.failure) from error
-            self.names[side] = loaded.context["names"]
+            self.files[side] = loaded.context["files"]
             self.is_realtime = loaded.context["realtime"]
             self._workers[side].pin(self._cpus)
             self._workers[side].pause()

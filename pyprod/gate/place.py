@@ -2,9 +2,9 @@
 
 An edit that changes no instruction of a kernel still moves its heap: uncontrolled, a no-op edit was measured as -29% to
 +18%, stably from run to run. And where the pages lie physically decides what collides in the second level cache: two
-processes of one tree differed by 3% to 5% in streaming 1 to 2 MB of weights. So the sides, forked from one process, share
-one piece of memory. Only one runs at a time: it writes its tensors there before it is timed. Which addresses they have
-is drawn for each pair, cache line by cache line.
+processes of one tree differed by 3% to 5% in streaming 1 to 2 MB of weights. So the sides, forked from one process,
+share one piece of memory. Only one runs at a time: it writes its tensors there before it is timed. Which addresses they
+have is drawn for each pair, cache line by cache line.
 
 `Place` puts there what a benchmark names; `Allocations` what its calls allocate, outputs above all.
 """
@@ -38,7 +38,7 @@ _NORESERVE = 0x4000
 
 
 class Allocations:
-    """Aligned allocations of this process, all of torch's tensors among them, out of shared memory while it is `entered`.
+    """Aligned allocations of this process, all of torch's tensors among them, in shared memory while it is `entered`.
 
     By the library that pairs preload (csrc/place/place.h). Where that is not built, nothing changes.
 

@@ -85,10 +85,17 @@ class Repository:
             commit = self._git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
         except PyprodError:
             raise PyprodError(
-                f"{name!r} is no revision of {self.root}: git knows no such branch, tag or commit; a shallow clone lacks "
-                "older ones (git fetch --unshallow)"
+                f"{name!r} is no revision of {self.root}: git knows no such branch, tag or commit; a shallow clone "
+                "lacks older ones (git fetch --unshallow)"
             ) from None
         return Revision(name, commit, self._git("rev-parse", f"{commit}^{{tree}}"))
+
+    def peek(self, revision: Revision, path: str) -> str:
+        """The text of one file; empty where the revision has none."""
+        try:
+            return self._git("cat-file", "blob", f"{revision.tree}:{path}")
+        except PyprodError:
+            return ""
 
     def export(self, revision: Revision, into: Path) -> None:
         """Write the files of a revision into the new folder `into`, all or none."""

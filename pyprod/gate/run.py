@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import random
 import time
@@ -10,13 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyprod import environment
+from pyprod import discover, environment
 from pyprod.gate.book import LATENCY, OUTPUT, PEAK_MEMORY, SIZE, Book
 from pyprod.gate.evidence import FORMAT, Writer, summary
-from pyprod.gate.sides import BASE, HEAD, SIDES
 from pyprod.gate.pairs import Pair, SideFailed, SidesFailed, load_average
+from pyprod.gate.sides import BASE, HEAD, SIDES
 from pyprod.measure.decide import Rule
-from pyprod.types import Failure, PyprodError
+from pyprod.types import PyprodError
 
 #: What has one value or more in every pair.
 METRICS = (LATENCY, PEAK_MEMORY)
@@ -35,22 +36,27 @@ class Settings:
         alternations: times that the sides take turns on a benchmark within a pair.
         slice_s: seconds that a side is timed for, each time.
         settle_s: seconds of unrecorded calls before: the caches were the other side's.
-        most_samples: calls in a slice.
+        least_samples, most_samples: calls in a slice; where calls are long, it takes up to five times as long for the
+            least.
         timeout_s: a stage that takes longer has hung.
-        memory, output, size: tolerances of the metrics beside latency, whose own is in the rule.
+        memory, output, size: tolerances beside that of latency, which is in the rule: of peak resident memory, of the
+            relative difference of outputs, of the size of built files.
+        select: only benchmarks that match one of these globs; empty for all.
         seed: of all that is drawn: order, addresses, data.
     """
 
     budget_s: float = 60.0
     threads: int = 1
-    alternations: int = 6
+    alternations: int = 10
     slice_s: float = 0.004
     settle_s: float = 0.001
+    least_samples: int = 15
     most_samples: int = 400
     timeout_s: float = 60.0
     memory: float = 0.02
     output: float = 0.05
     size: float = 0.25
+    select: tuple[str, ...] = ()
     seed: int = 0
     realtime: bool = True
     rule: Rule = field(default_factory=Rule)
@@ -120,19 +126,30 @@ class Gate:
         self._progress(0.0, "importing the suite")
         own = {BASE: self._sides.own_suite, HEAD: self._sides.suite}
         try:
-            names = self._names(own)
-        except SideFailed as error:
-            if error.side == BASE:  # its own suite does not run: what HEAD's gives there is said row by row
-                names = self._names(own | {BASE: ()})
-            else:
-                raise
-        vanished = sorted(set(names[BASE]) - set(names[HEAD]))
-        self._writer.record("inventory", benchmarks=names[HEAD], vanished=vanished, metrics=METRICS)
+            files = self._files(own)
+        except SideFailed:  # BASE's own suite does not run: what HEAD's gives there is said row by row
+            files = self._files(own | {BASE: ()})
+        root = self._sides.trees[HEAD]
+        names = {name: str(Path(file).relative_to(root)) for name, file in files[HEAD].items() if self._selected(name)}
+        vanished = sorted(name for name in files[BASE].keys() - files[HEAD].keys() if self._selected(name))
+        if not names and not vanished:
+            raise PyprodError(discover.unknown("benchmark", ", ".join(self._settings.select), files[HEAD]))
+        self._writer.record("inventory", benchmarks=names, vanished=vanished, metrics=METRICS)
 
-    def _names(self, suite: Mapping[str, Sequence[Path]]) -> Mapping[str, Sequence[str]]:
+    def _selected(self, name: str) -> bool:
+        patterns = self._settings.select
+        return not patterns or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+    def _files(self, suite: Mapping[str, Sequence[Path]]) -> Mapping[str, Mapping[str, str]]:
+        """By side and benchmark, the file.
+
+        Raises:
+            PyprodError: HEAD can't import its suite.
+            SideFailed: BASE can't.
+        """
         try:
             with self._new_pair(suite) as pair:
-                return pair.names
+                return pair.files
         except SideFailed as error:
             if error.side == HEAD:
                 raise PyprodError(f"HEAD can't import the suite: {error.failure.message}") from error
@@ -173,7 +190,7 @@ class Gate:
         )
 
     def _pair(self, number: int) -> None:
-        """One pair of processes through every open benchmark; a dead one is succeeded, for the benchmarks that are left."""
+        """One pair of processes through every open benchmark; a pair that died has a successor."""
         waiting = self._book.open_benchmarks()
         self._rng.shuffle(waiting)
         suite = dict.fromkeys(SIDES, self._sides.suite)
@@ -216,6 +233,7 @@ class Gate:
             "slice",
             data=self._draw(),
             settle_ns=int(settings.settle_s * 1e9),
+            min_count=settings.least_samples,
             max_count=settings.most_samples,
             max_ns=int(settings.slice_s * 1e9),
         )

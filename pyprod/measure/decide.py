@@ -110,7 +110,8 @@ def decide(logs: Sequence[float], rule: Rule, rows: int, share: float) -> Decisi
         elif mean.bound(1 - pass_risk) < limit:
             verdict = Verdict.PASS
         faster = mean.bound(1 - fail_risk) < -limit
-    ends = np.exp([mean.center, mean.bound((1 - CONFIDENCE) / 2), mean.bound((1 + CONFIDENCE) / 2)])
+    ends = [mean.center, mean.bound((1 - CONFIDENCE) / 2), mean.bound((1 + CONFIDENCE) / 2)]
+    value, low, high = (math.exp(end) for end in ends)
     reach = mean.bound(1 - fail_risk) - mean.center + mean.bound(POWER) - mean.center
     noise = float(np.std(logs, ddof=1)) if len(logs) > 1 else math.nan
-    return Decision(verdict, Estimate(*map(float, ends), len(logs)), math.expm1(limit + reach), noise, faster)
+    return Decision(verdict, Estimate(value, low, high, len(logs)), math.expm1(limit + reach), noise, faster)

@@ -98,7 +98,7 @@ class Mean:
     freedom: int
 
     def bound(self, probability: float) -> float:
-        """What lies above the true mean with this probability, by Student's t: 0.975 gives the end of a 95% interval."""
+        """What lies above the true mean with this probability, by Student's t; 0.975: the end of a 95% interval."""
         if np.isnan(self.error):
             return float("nan")
         return self.center + float(stats.t.ppf(probability, self.freedom)) * self.error

@@ -90,7 +90,7 @@ def die_with_parent() -> None:
 
 
 def serve(fd: int, server: object) -> None:
-    """Have `server` answer requests over the pipe `fd`, each by its method of the stage's name, until the parent closes it.
+    """Have `server` answer requests over the pipe `fd`, by its method of the stage's name, until the parent closes it.
 
     A method returns observations; what it raises becomes the reply.
     """
