@@ -124,6 +124,8 @@ class Place:
 
     def _put(self, tensor: Tensor) -> Tensor:
         size = tensor.numel() * tensor.element_size()
+        if not size:
+            return torch.empty_like(tensor)
         start = self._cursor + self._rng.randrange(MOST_PAGES) * PAGE + self._rng.randrange(PAGE // LINE) * LINE
         self._cursor = math.ceil((start + size) / PAGE) * PAGE
         if self._cursor > len(self._memory):
@@ -137,4 +139,6 @@ class Place:
 def _copy_outside(tensor: Tensor) -> Tensor:
     """A copy that numpy allocates, outside of shared memory."""
     flat = tensor.detach().contiguous().view(-1)
+    if not len(flat):
+        return tensor
     return torch.from_numpy(flat.view(torch.uint8).numpy().copy()).view(tensor.dtype).view(tensor.shape)
