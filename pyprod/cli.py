@@ -308,6 +308,9 @@ def _gate_options(verb: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tolerance", type=_share, default=0.02, metavar="SHARE", help="slowdown allowed (default: 2%%)"
     )
+    group.add_argument(
+        "--throughput-tolerance", dest="throughput", type=_share, metavar="SHARE", help="(default: 10%%)"
+    )
     group.add_argument("--memory-tolerance", dest="memory", type=_share, metavar="SHARE", help="(default: 2%%)")
     group.add_argument("--size-tolerance", dest="size", type=_share, metavar="SHARE", help="(default: 25%%)")
     group.add_argument("--output-tolerance", dest="output", type=_share, metavar="SHARE", help="(default: 5%%)")

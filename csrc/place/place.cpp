@@ -179,6 +179,11 @@ size_t place_leave() {
   return lines * kLine;
 }
 
+size_t place_extent() {
+  const Lock lock;
+  return cursor;
+}
+
 PYPROD_EXPORT int posix_memalign(void** result, size_t alignment, size_t bytes) noexcept {
   if (alignment < sizeof(void*) || (alignment & (alignment - 1)) != 0) return EINVAL;
   void* p = aligned(alignment, bytes);

@@ -22,3 +22,6 @@ PYPROD_EXPORT void place_enter();
 
 // Returns the bytes copied aside.
 PYPROD_EXPORT size_t place_leave();
+
+// Bytes from the start of the memory to the end of the last block.
+PYPROD_EXPORT size_t place_extent();

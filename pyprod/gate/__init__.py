@@ -8,10 +8,12 @@ docs/gate.md says how it works and how often it errs.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import fcntl
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,7 +65,8 @@ def compare(request: Request, settings: Settings, progress: Progress) -> Outcome
     Raises:
         PyprodError: a revision is unknown or does not build, there is no suite, HEAD can't import it, the disk is full.
     """
-    with tempfile.TemporaryDirectory(prefix="pyprod-gate-") as scratch:
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="pyprod-gate-"))
         repository = revisions.Repository(request.folder.resolve(), Path(scratch))
         named = {BASE: repository.resolve(request.base), HEAD: repository.resolve(request.head)}
         sides = _prepare(repository, named, request, progress)
@@ -75,10 +78,20 @@ def compare(request: Request, settings: Settings, progress: Progress) -> Outcome
         about |= {"pyprod": __version__, "command": [Path(sys.argv[0]).name, *sys.argv[1:]]}
         with Writer(folder / NAME, book) as writer:
             try:
+                progress(0.0, "waiting for another gate on this machine to end")
+                stack.enter_context(_alone(request.cache / "measuring.lock"))
                 Gate(sides, settings, writer, book, progress).run(about | {"environment": environment.fingerprint()})
             except KeyboardInterrupt:
                 writer.record("interrupted")
     return Outcome(book, folder)
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Two gates that measure at once would each be the other's noise."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _prepare(

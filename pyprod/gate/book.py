@@ -19,7 +19,12 @@ from pyprod.measure.decide import Decision, Rule, Verdict, decide, share
 from pyprod.measure.statistics import Estimate
 from pyprod.types import PyprodError
 
-LATENCY, PEAK_MEMORY, SIZE, OUTPUT = "latency", "peak_memory", "size", "output"
+LATENCY, THROUGHPUT = "latency", "throughput"
+PEAK_MEMORY, SIZE, OUTPUT = "peak_memory", "size", "output"
+
+#: Latency is this quantile of a turn's calls: what a call takes when nothing disturbs it. On a shared machine the
+#: median has 1.4 times its noise. What slows down only some of the calls shows in the throughput.
+UNDISTURBED = 0.1
 
 #: Why a row is not decided upon: word and what it means.
 STATES = {
@@ -36,7 +41,7 @@ class Row:
     """One metric of one benchmark.
 
     Attributes:
-        pairs: by pair of processes, the log-ratios HEAD over BASE taken in it.
+        pairs: by pair of processes, the log-ratios taken in it: above 0, HEAD is worse.
         values: by side, one value per pair, in the metric's unit.
         reason: one line, where the state is not "measured".
         decision: as of the look that decided, or of the last one.
@@ -63,6 +68,13 @@ class Row:
     def open(self) -> bool:
         """Whether more pairs may decide it."""
         return self.verdict is Verdict.UNDECIDED
+
+    def add(self, pair: int, base: float, head: float) -> None:
+        """What both sides were measured as in a turn. Where more is better, the ratio is BASE over HEAD."""
+        worse, better = (base, head) if self.metric == THROUGHPUT else (head, base)
+        self.pairs[pair].append(math.log(worse / better) if base > 0 and head > 0 else math.nan)
+        self.values[BASE].append(base)
+        self.values[HEAD].append(head)
 
     def logs(self) -> list[float]:
         """One value per pair: the median over its alternations, which a moment's disturbance does not move."""
@@ -108,6 +120,10 @@ class Book:
                 return verdict
         return None
 
+    def told(self) -> list[Row]:
+        """The rows without repetition: what a benchmark as a whole suffered is told by its latency's row alone."""
+        return [row for row in self.rows.values() if row.state == "measured" or row.metric == LATENCY]
+
     def open_benchmarks(self) -> list[str]:
         """Those that more pairs may decide; sorted."""
         return sorted({row.benchmark for row in self.rows.values() if row.open})
@@ -130,18 +146,15 @@ class Book:
             row.state, row.reason = "vanished", "BASE's suite defines it, HEAD's does not"
 
     def _on_sample(self, event: Mapping[str, Any]) -> None:
-        base, head = (float(np.median(event[side]["latency_ns"])) for side in (BASE, HEAD))
-        row = self._row(event["benchmark"], LATENCY)
-        row.pairs[event["pair"]].append(math.log(head / base) if base > 0 and head > 0 else math.nan)
-        row.values[BASE].append(base)
-        row.values[HEAD].append(head)
+        """One turn of both sides: the calls' durations, ns."""
+        base, head = (np.asarray(event[side]["latency_ns"], dtype=float) for side in (BASE, HEAD))
+        latency, throughput = (self._row(event["benchmark"], metric) for metric in (LATENCY, THROUGHPUT))
+        latency.add(event["pair"], *(float(np.quantile(x, UNDISTURBED)) for x in (base, head)))
+        throughput.add(event["pair"], *(1e9 / float(np.mean(x)) for x in (base, head)))
 
     def _on_value(self, event: Mapping[str, Any]) -> None:
         """A metric that has one value a process, such as its peak memory."""
-        row = self._row(event["benchmark"], event["metric"])
-        row.pairs[event["pair"]].append(math.log(event[HEAD] / event[BASE]))
-        row.values[BASE].append(event[BASE])
-        row.values[HEAD].append(event[HEAD])
+        self._row(event["benchmark"], event["metric"]).add(event["pair"], event[BASE], event[HEAD])
 
     def _on_exact(self, event: Mapping[str, Any]) -> None:
         """A metric without noise, such as a file's size: one value decides."""

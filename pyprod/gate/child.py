@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyprod.gate.place import Allocations, Place
+from pyprod.gate.place import Allocations, Memory, Place
 from pyprod.measure import memory, sampling
 from pyprod.measure.subject import Observation
 from pyprod.types import Mismatch, PyprodError
@@ -39,7 +39,7 @@ Setup = Callable[[Place], Callable[[], object]]
 class Child:
     """Answers about the benchmarks of one revision."""
 
-    def __init__(self, side: str, tensors: torch.Tensor, allocations: torch.Tensor) -> None:
+    def __init__(self, side: str, tensors: Memory, allocations: Memory) -> None:
         self._side = side
         self._memory = tensors
         self._allocations = Allocations(allocations)
@@ -88,15 +88,19 @@ class Child:
             memory.trim()
             self._peak_was_reset = memory.reset_peak()
             done = sampling.warm_up(self._call, max_ns=200_000_000, window_ns=WARM_WINDOW_NS)
-        return [Observation("warmup_time", "s", [done.elapsed_ns / 1e9], {"calls": done.calls, "steady": done.steady})]
+        extent = self._place.extent + self._allocations.extent
+        context = {"calls": done.calls, "steady": done.steady, "extent": extent}
+        return [Observation("warmup_time", "s", [done.elapsed_ns / 1e9], context)]
 
-    def slice(self, data: int, settle_ns: int, min_count: int, max_count: int, max_ns: int) -> list[Observation]:
+    def slice(
+        self, window: int, data: int, settle_ns: int, min_count: int, max_count: int, max_ns: int
+    ) -> list[Observation]:
         """Tensors written, with new input values; calls unrecorded (the caches were the other side's), then samples.
 
         After `max_ns` it goes on to `min_count` calls, but for no longer than `PATIENCE` times that.
         """
-        with self._allocations.entered():
-            self._place.write(data)
+        with self._allocations.entered(window):
+            self._place.write(data, window)
             sampling.sample(self._call, max_count=1000, max_ns=settle_ns)
             before, cpu = resource.getrusage(resource.RUSAGE_THREAD), time.process_time_ns()
             start = time.perf_counter_ns()

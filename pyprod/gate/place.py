@@ -3,8 +3,9 @@
 An edit that changes no instruction of a kernel still moves its heap: uncontrolled, a no-op edit was measured as -29% to
 +18%, stably from run to run. And where the pages lie physically decides what collides in the second level cache: two
 processes of one tree differed by 3% to 5% in streaming 1 to 2 MB of weights. So the sides, forked from one process,
-share one piece of memory. Only one runs at a time: it writes its tensors there before it is timed. Which addresses they
-have is drawn for each pair, cache line by cache line.
+share memory. Only one runs at a time: it writes its tensors there before it is timed. Virtual addresses are drawn for
+each pair, cache line by cache line; physical pages change with each turn, for what collides with a page that only one
+side has: the interpreter's own.
 
 `Place` puts there what a benchmark names; `Allocations` what its calls allocate, outputs above all.
 """
@@ -15,6 +16,7 @@ import contextlib
 import ctypes
 import math
 import mmap
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,8 +35,45 @@ HUGE = 2 << 20  #: The memory begins at a huge page: below it, virtual and physi
 PAGE, LINE = 4096, 64
 #: A tensor begins up to so many pages after the last one: the 2048 sets of a 2 MB second level cache are 32 pages.
 MOST_PAGES = 32
-#: mmap(2): pages exist once they are touched, and are not reserved before. Python does not name it.
-_NORESERVE = 0x4000
+#: So many other sets of physical pages there are at most.
+MOST_WINDOWS = 16
+#: mmap(2) of Linux; Python does not name them.
+_FIXED, _POPULATE = 0x10, 0x8000
+
+
+class Memory:
+    """Bytes that this process and those it forks later see alike; none is taken before it is touched.
+
+    There are many *windows* of other physical pages behind the same addresses.
+
+    Attributes:
+        tensor: uint8 ``[size]``, at a huge page.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._file = os.memfd_create("pyprod-gate")
+        os.ftruncate(self._file, size * (MOST_WINDOWS + 1))
+        reserved = mmap.mmap(self._file, size + HUGE)
+        skip = -ctypes.addressof(ctypes.c_char.from_buffer(reserved)) % HUGE
+        self.tensor = torch.frombuffer(reserved, dtype=torch.uint8, count=size, offset=skip)
+        self.show(0, size)
+
+    def show(self, window: int, span: int) -> None:
+        """Have the first `span` bytes be those of a window, 0 to MOST_WINDOWS - 1. What was there is out of sight."""
+        span = math.ceil(span / PAGE) * PAGE
+        if not span:
+            return
+        flags = mmap.MAP_SHARED | _FIXED | (_POPULATE if span < self._size else 0)
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        got = _mmap(self.tensor.data_ptr(), span, protection, flags, self._file, window * self._size)
+        if got != self.tensor.data_ptr():
+            raise MemoryError(f"mapping {span >> 20} MB failed: {os.strerror(ctypes.get_errno())}")
+
+
+_mmap = ctypes.CDLL(None, use_errno=True).mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
 
 
 class Allocations:
@@ -43,15 +82,22 @@ class Allocations:
     By the library that pairs preload (csrc/place/place.h). Where that is not built, nothing changes.
 
     Args:
-        memory: uint8 ``[bytes]``, shared with the other side.
+        memory: shared with the other side.
     """
 
-    def __init__(self, memory: Tensor) -> None:
+    def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._library = ctypes.CDLL(None)
         self.preloaded = hasattr(self._library, "place_memory")
         if self.preloaded:
-            self._library.place_memory(ctypes.c_void_p(memory.data_ptr()), ctypes.c_size_t(len(memory)))
+            self._library.place_extent.restype = ctypes.c_size_t
+            address, size = memory.tensor.data_ptr(), len(memory.tensor)
+            self._library.place_memory(ctypes.c_void_p(address), ctypes.c_size_t(size))
+
+    @property
+    def extent(self) -> int:
+        """Bytes up to the end of the last allocation."""
+        return int(self._library.place_extent()) if self.preloaded else 0
 
     def reset(self, seed: int) -> None:
         """Draw new addresses."""
@@ -59,11 +105,12 @@ class Allocations:
             self._library.place_reset(ctypes.c_uint64(seed))
 
     @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        """Within, the memory is this process's: what it had there is as it left it."""
+    def entered(self, window: int = 0) -> Iterator[None]:
+        """Within, the memory is this process's: what it had there is as it left it, in the pages of that window."""
         if not self.preloaded:
             yield
             return
+        self._memory.show(window, self.extent)
         self._library.place_enter()
         try:
             yield
@@ -71,22 +118,15 @@ class Allocations:
             self._library.place_leave()
 
 
-def shared_memory(size: int) -> Tensor:
-    """Bytes that this process and those it forks later see alike; none is taken before it is touched."""
-    memory = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE)
-    skip = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % HUGE
-    return torch.frombuffer(memory, dtype=torch.uint8, count=size, offset=skip)
-
-
 class Place:
     """Puts tensors at drawn addresses. A benchmark's setup function gets one and passes all its tensors through it.
 
     Args:
-        memory: uint8 ``[bytes]``, shared with the other side.
+        memory: shared with the other side.
         seed: of the addresses. Both sides draw the same for the first tensor, the second ...
     """
 
-    def __init__(self, memory: Tensor, seed: str) -> None:
+    def __init__(self, memory: Memory, seed: str) -> None:
         self._memory = memory
         self._rng = random.Random(seed)
         self._cursor = 0
@@ -112,9 +152,17 @@ class Place:
                 tensor.data = self.weight(tensor)
         return module
 
-    def write(self, seed: int) -> None:
-        """Write every tensor into the memory that the other side has used; the inputs moved round by a drawn number of
-        elements, so that a result that was kept from before is wrong."""
+    @property
+    def extent(self) -> int:
+        """Bytes up to the end of the last tensor."""
+        return self._cursor
+
+    def write(self, seed: int, window: int = 0) -> None:
+        """Write every tensor into the memory that the other side has used, in the pages of a window.
+
+        The inputs are moved round by a number of elements drawn by `seed`: a result that was kept from before is wrong.
+        """
+        self._memory.show(window, self._cursor)
         for placed, original in self._weights:
             placed.copy_(original)
         rng = random.Random(seed)
@@ -128,11 +176,11 @@ class Place:
             return torch.empty_like(tensor)
         start = self._cursor + self._rng.randrange(MOST_PAGES) * PAGE + self._rng.randrange(PAGE // LINE) * LINE
         self._cursor = math.ceil((start + size) / PAGE) * PAGE
-        if self._cursor > len(self._memory):
+        if self._cursor > len(self._memory.tensor):
             raise PyprodError(
-                f"the benchmark's tensors need more than the {len(self._memory) >> 20} MB set aside for them"
+                f"the benchmark's tensors need more than the {len(self._memory.tensor) >> 20} MB set aside for them"
             )
-        placed = self._memory[start : start + size].view(tensor.dtype).view(tensor.shape)
+        placed = self._memory.tensor[start : start + size].view(tensor.dtype).view(tensor.shape)
         return placed.copy_(tensor.detach())
 
 

@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from pyprod import discover, environment
-from pyprod.gate.book import LATENCY, OUTPUT, PEAK_MEMORY, SIZE, Book
+from pyprod.gate.book import LATENCY, OUTPUT, PEAK_MEMORY, SIZE, THROUGHPUT, Book
 from pyprod.gate.evidence import FORMAT, Writer, summary
 from pyprod.gate.pairs import Pair, SideFailed, SidesFailed, load_average
+from pyprod.gate.place import MOST_WINDOWS
 from pyprod.gate.sides import BASE, HEAD, SIDES
 from pyprod.measure.decide import Rule
 from pyprod.types import PyprodError
 
 #: What has one value or more in every pair.
-METRICS = (LATENCY, PEAK_MEMORY)
+METRICS = (LATENCY, THROUGHPUT, PEAK_MEMORY)
+
+#: Memory that all windows of a benchmark (`pyprod.gate.place.Memory`) together may take.
+WINDOWS_BYTES = 1 << 30
 
 #: Called with the fraction of the budget that is spent and what happens now.
 Progress = Callable[[float, str], None]
@@ -39,8 +43,8 @@ class Settings:
         least_samples, most_samples: calls in a slice; where calls are long, it takes up to five times as long for the
             least.
         timeout_s: a stage that takes longer has hung.
-        memory, output, size: tolerances beside that of latency, which is in the rule: of peak resident memory, of the
-            relative difference of outputs, of the size of built files.
+        throughput, memory, output, size: tolerances beside that of latency, which is in the rule: of calls per second,
+            of peak resident memory, of the relative difference of outputs, of the size of built files.
         select: only benchmarks that match one of these globs; empty for all.
         seed: of all that is drawn: order, addresses, data.
     """
@@ -53,6 +57,7 @@ class Settings:
     least_samples: int = 15
     most_samples: int = 400
     timeout_s: float = 60.0
+    throughput: float = 0.1
     memory: float = 0.02
     output: float = 0.05
     size: float = 0.25
@@ -63,7 +68,13 @@ class Settings:
 
     def tolerances(self) -> dict[str, float]:
         """By metric."""
-        return {LATENCY: self.rule.tolerance, PEAK_MEMORY: self.memory, OUTPUT: self.output, SIZE: self.size}
+        return {
+            LATENCY: self.rule.tolerance,
+            THROUGHPUT: self.throughput,
+            PEAK_MEMORY: self.memory,
+            OUTPUT: self.output,
+            SIZE: self.size,
+        }
 
 
 @dataclass(frozen=True)
@@ -211,9 +222,11 @@ class Gate:
     def _benchmark(self, pair: Pair, number: int, name: str) -> bool:
         """Measure one benchmark in one pair; False when a process died of it."""
         try:
-            pair.both("setup", name=name, seed=f"{self._settings.seed}/{number}/{name}")
-            for _ in range(self._settings.alternations):
-                self._alternate(pair, number, name)
+            ready = pair.both("setup", name=name, seed=f"{self._settings.seed}/{number}/{name}")
+            extent = max(found.context["extent"] for (found,) in ready.values())
+            windows = max(1, min(MOST_WINDOWS, WINDOWS_BYTES // max(1, extent)))
+            for turn in range(self._settings.alternations):
+                self._alternate(pair, number, name, turn % windows)
             peaks = pair.both("memory")
             error = pair.output_error(self._draw())
         except SidesFailed as found:
@@ -226,11 +239,12 @@ class Gate:
         self._writer.record("output", benchmark=name, pair=number, relative_error=error if error < math.inf else None)
         return True
 
-    def _alternate(self, pair: Pair, number: int, name: str) -> None:
+    def _alternate(self, pair: Pair, number: int, name: str, window: int) -> None:
         """Both sides once, in a drawn order, on the same new input."""
         settings = self._settings
         answers = pair.both(
             "slice",
+            window=window,
             data=self._draw(),
             settle_ns=int(settings.settle_s * 1e9),
             min_count=settings.least_samples,

@@ -17,19 +17,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from pyprod.gate import child
-from pyprod.gate.place import shared_memory
+from pyprod.gate.place import Memory
 from pyprod.gate.sides import SIDES
 from pyprod.measure.worker import die_with_parent, serve
 
-#: Bytes for the tensors of one benchmark and for what its calls allocate: no memory is taken before it is touched.
-MEMORY = 8 << 30
+#: Bytes for the tensors of one benchmark, and as many for what its calls allocate: address space, until it is touched.
+MEMORY = 4 << 30
 
 
 def main(channels: list[int], status: Connection, logs: Path) -> None:
     """Fork the sides, tell their process ids, then how each of them ends."""
     die_with_parent()
-    memory = shared_memory(MEMORY)
-    halves = memory.chunk(2)
+    memories = Memory(MEMORY), Memory(MEMORY)
     gc.collect()
     gc.freeze()  # a collection in a side would otherwise write to, and so copy, every page it shares
     sides: dict[int, str] = {}
@@ -37,7 +36,7 @@ def main(channels: list[int], status: Connection, logs: Path) -> None:
         pid = os.fork()
         if not pid:
             _become(
-                child.Child(side, *halves),
+                child.Child(side, *memories),
                 channel,
                 [fd for fd in (*channels, status.fileno()) if fd != channel],
                 logs / f"{side}.log",

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pyprod.gate import evidence
-from pyprod.gate.book import LATENCY, PEAK_MEMORY, Book
+from pyprod.gate.book import LATENCY, PEAK_MEMORY, THROUGHPUT, Book
 from pyprod.gate.run import Settings
 from pyprod.measure.decide import Rule, Verdict
 from pyprod.types import PyprodError
@@ -30,11 +30,11 @@ def plan() -> Event:
 
 def inventory(*names: str, vanished: tuple[str, ...] = ()) -> Event:
     files = dict.fromkeys(names, "bench/gate_toy.py")
-    return {"kind": "inventory", "benchmarks": files, "vanished": list(vanished), "metrics": [LATENCY]}
+    return {"kind": "inventory", "benchmarks": files, "vanished": list(vanished), "metrics": [LATENCY, THROUGHPUT]}
 
 
 def sample(name: str, pair: int, base: float, head: float) -> Event:
-    sides = {side: {"latency_ns": [value, value, 50 * value]} for side, value in (("base", base), ("head", head))}
+    sides = {side: {"latency_ns": [value] * 9 + [50 * value]} for side, value in (("base", base), ("head", head))}
     return {"kind": "sample", "benchmark": name, "pair": pair, "first": "base", **sides}
 
 
@@ -110,12 +110,25 @@ def test_outputs(error: float | None, verdict: Verdict | None) -> None:
     assert found.rows["x", LATENCY].verdict is (verdict or Verdict.UNDECIDED)
 
 
+def test_what_slows_some_calls_shows_in_the_throughput() -> None:
+    def turn(pair: int) -> Event:
+        found = sample("x", pair, 1000, 1000)
+        found["head"]["latency_ns"] = [1000.0, 1000.0, 1800.0] * 5
+        found["base"]["latency_ns"] = [1000.0] * 15
+        return found
+
+    found = book(inventory("x"), *map(turn, range(6)), LOOK)
+    assert found.rows["x", LATENCY].verdict is Verdict.PASS
+    assert found.rows["x", THROUGHPUT].verdict is Verdict.FAIL
+    assert found.rows["x", THROUGHPUT].decision.ratio.value == pytest.approx(3.8 / 3)  # type: ignore[union-attr]
+
+
 def test_memory_is_a_row_of_its_own() -> None:
     values = [
         {"kind": "value", "benchmark": "x", "metric": PEAK_MEMORY, "pair": pair, "base": 100, "head": 110}
         for pair in range(6)
     ]
-    names = inventory("x") | {"metrics": [LATENCY, PEAK_MEMORY]}
+    names = inventory("x") | {"metrics": [LATENCY, THROUGHPUT, PEAK_MEMORY]}
     found = book(names, *samples("x", 1.0), *values, LOOK)
     assert found.rows["x", LATENCY].verdict is Verdict.PASS
     assert found.rows["x", PEAK_MEMORY].verdict is Verdict.FAIL

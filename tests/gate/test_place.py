@@ -10,16 +10,16 @@ import sys
 import pytest
 import torch
 
-from pyprod.gate.place import LIBRARY, Place, shared_memory
+from pyprod.gate.place import LIBRARY, MOST_WINDOWS, Memory, Place
 from pyprod.types import PyprodError
 
 SIZE = 64 << 20
 
 
 def offsets(seed: str, *shapes: tuple[int, ...]) -> list[int]:
-    memory = shared_memory(SIZE)
+    memory = Memory(SIZE)
     place = Place(memory, seed)
-    return [place.weight(torch.ones(shape)).data_ptr() - memory.data_ptr() for shape in shapes]
+    return [place.weight(torch.ones(shape)).data_ptr() - memory.tensor.data_ptr() for shape in shapes]
 
 
 def test_the_same_seed_gives_the_same_addresses() -> None:
@@ -36,7 +36,7 @@ def test_addresses_take_every_line_of_a_page() -> None:
 
 
 def test_tensors_do_not_overlap() -> None:
-    place = Place(shared_memory(SIZE), "x")
+    place = Place(Memory(SIZE), "x")
     placed = [place.weight(torch.full((n,), float(n))) for n in (1, 1023, 1024, 1025, 5000)]
     assert all(bool((tensor == float(tensor.numel())).all()) for tensor in placed)
 
@@ -44,20 +44,28 @@ def test_tensors_do_not_overlap() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.int64, torch.bool])
 def test_values_shapes_and_dtypes_are_kept(dtype: torch.dtype) -> None:
     tensor = torch.randint(0, 2, (3, 5, 7)).to(dtype).transpose(0, 2)
-    placed = Place(shared_memory(SIZE), "x").weight(tensor)
+    placed = Place(Memory(SIZE), "x").weight(tensor)
     assert torch.equal(placed, tensor)
     assert placed.dtype == dtype
     assert placed.is_contiguous()
 
 
+def test_tensors_are_written_in_every_window() -> None:
+    place = Place(Memory(SIZE), "x")
+    w = place.weight(torch.arange(50_000))
+    for window in (0, 3, 1, 3):
+        place.write(window, window)
+        assert torch.equal(w, torch.arange(50_000))
+
+
 def test_nothing_can_be_placed() -> None:
-    place = Place(shared_memory(SIZE), "x")
+    place = Place(Memory(SIZE), "x")
     assert place.input(torch.empty(0, 3)).shape == (0, 3)
     place.write(1)
 
 
 def test_inputs_move_and_weights_return() -> None:
-    place = Place(shared_memory(SIZE), "x")
+    place = Place(Memory(SIZE), "x")
     original = torch.arange(1000)
     x, w = place.input(original), place.weight(original)
     address = x.data_ptr()
@@ -74,29 +82,41 @@ def test_inputs_move_and_weights_return() -> None:
 
 
 def test_a_module_is_placed_whole() -> None:
-    memory = shared_memory(SIZE)
+    memory = Memory(SIZE)
     module = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.BatchNorm1d(8)).eval()
     x = torch.randn(4, 8)
     before = module(x)
     assert torch.equal(Place(memory, "x").module(module)(x), before)
-    inside = range(memory.data_ptr(), memory.data_ptr() + SIZE)
+    inside = range(memory.tensor.data_ptr(), memory.tensor.data_ptr() + SIZE)
     assert all(t.data_ptr() in inside for t in (*module.parameters(), *module.buffers()))
 
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(PyprodError, match="more than the 64 MB"):
-        Place(shared_memory(SIZE), "x").weight(torch.empty(SIZE, dtype=torch.int8))
+        Place(Memory(SIZE), "x").weight(torch.empty(SIZE, dtype=torch.int8))
+
+
+def test_windows_are_other_pages_behind_the_same_addresses() -> None:
+    memory = Memory(SIZE)
+    for window in range(MOST_WINDOWS):
+        memory.show(window, 10_000)
+        memory.tensor[:10_000].fill_(window + 1)
+    memory.tensor[20_000] = 77
+    for window in range(MOST_WINDOWS):
+        memory.show(window, 10_000)
+        assert bool((memory.tensor[:10_000] == window + 1).all())
+        assert int(memory.tensor[20_000]) == 77  # beyond the span
 
 
 def run(code: str) -> dict[str, object]:
     """Run code that prints an object, with the library preloaded; `allocations` is there, 256 MB of shared memory."""
     start = (
         "import ctypes, json, os, torch\n"
-        "from pyprod.gate.place import Allocations, shared_memory\n"
-        "memory = shared_memory(256 << 20)\n"
+        "from pyprod.gate.place import Allocations, Memory\n"
+        "memory = Memory(256 << 20)\n"
         "allocations = Allocations(memory)\n"
-        "def offset(t): return t.data_ptr() - memory.data_ptr()\n"
-        "def inside(t): return 0 <= offset(t) < len(memory)\n"
+        "def offset(t): return t.data_ptr() - memory.tensor.data_ptr()\n"
+        "def inside(t): return 0 <= offset(t) < len(memory.tensor)\n"
     )
     environment = os.environ | {"LD_PRELOAD": str(LIBRARY)}
     done = subprocess.run([sys.executable, "-c", start + code], env=environment, capture_output=True, text=True)
@@ -138,7 +158,7 @@ def side(value, mine, next_one):
     kept = []
     for turn in range(6):
         os.read(pipes[mine][0], 1)
-        with allocations.entered():
+        with allocations.entered(turn % 3):
             bad += sum(int((t != value * i).sum()) for i, t in enumerate(kept))
             del kept[::3]  # what is freed is used again
             kept = kept[:0] if turn == 3 else kept
@@ -167,11 +187,11 @@ libc = ctypes.CDLL(None)
 libc.aligned_alloc.restype = libc.realloc.restype = ctypes.c_void_p
 with allocations.entered():
     p = libc.aligned_alloc(64, 4096)
-    was_inside = 0 <= p - memory.data_ptr() < len(memory)
+    was_inside = 0 <= p - memory.tensor.data_ptr() < len(memory.tensor)
     ctypes.memset(p, 7, 4096)
 q = libc.realloc(ctypes.c_void_p(p), 10000)
 ok = ctypes.string_at(q, 4096) == bytes([7]) * 4096
-is_inside = 0 <= q - memory.data_ptr() < len(memory)
+is_inside = 0 <= q - memory.tensor.data_ptr() < len(memory.tensor)
 libc.free(ctypes.c_void_p(q))
 print(json.dumps([was_inside, ok, is_inside]))
 """)

@@ -33,11 +33,17 @@ def mixed() -> Book:
 def test_text(mixed: Book) -> None:
     lines = report.to_text(mixed, width=120).splitlines()
     assert all(len(line) <= 120 for line in lines)
-    found = {line.split()[0]: line.split()[1] for line in lines[2:7]}
-    assert found == {"a|slow": "FAIL", "broken": "FAIL", "noisy": "UNDECIDED", "new": "new", "level": "PASS"}
+    assert {tuple(line.split()[:3]) for line in lines[2:8]} == {
+        ("a|slow", "latency", "FAIL"),
+        ("broken", "latency", "FAIL"),
+        ("noisy", "latency", "UNDECIDED"),
+        ("noisy", "throughput", "UNDECIDED"),
+        ("new", "latency", "new"),
+        ("level", "latency", "PASS"),
+    }
     assert "+5.0%" in lines[2]
-    assert "size of 1 passed" in "\n".join(lines)
-    assert "FAIL: 2 of 5 rows: a|slow is 5.0% slower [5.0, 5.0]; broken: HEAD: error in slice: broken" in " ".join(
+    assert "size of 1 passed, throughput of 2 passed" in "\n".join(lines)
+    assert "FAIL: 2 of 8 rows: a|slow is 5.0% slower [5.0, 5.0]; broken: HEAD: error in slice: broken" in " ".join(
         lines
     )
 
@@ -64,11 +70,12 @@ def test_markdown(mixed: Book) -> None:
 
 def test_junit(mixed: Book) -> None:
     suite = ET.fromstring(report.to_junit(mixed))
-    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("6", "2", "2")
-    failures = {case.get("name"): case.find("failure") for case in suite}
-    assert failures["a|slow"] is not None
-    assert "5.0% slower" in (failures["a|slow"].get("message") or "")
-    assert failures["level"] is None
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("9", "2", "3")
+    failures = {(case.get("classname"), case.get("name")): case.find("failure") for case in suite}
+    slow = failures["gate.latency", "a|slow"]
+    assert slow is not None
+    assert "5.0% slower" in (slow.get("message") or "")
+    assert failures["gate.latency", "level"] is None
 
 
 def test_sarif(mixed: Book) -> None:

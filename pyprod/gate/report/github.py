@@ -11,7 +11,7 @@ from pyprod.measure.decide import Verdict
 
 def to_annotations(book: Book) -> Iterator[str]:
     """An error for each row that failed, one warning when rows are undecided."""
-    for row in book.rows.values():
+    for row in book.told():
         if row.verdict is Verdict.FAIL:
             file = book.files.get(row.benchmark, "")
             place = f"file={_property(file)}," if file else ""

@@ -15,7 +15,7 @@ from pyprod.gate.sides import BASE, HEAD
 from pyprod.measure.decide import Verdict
 
 #: Unit of the values, by metric.
-UNITS = {"latency": "ns", "peak_memory": "bytes", "size": "bytes"}
+UNITS = {"latency": "ns", "throughput": "1/s", "peak_memory": "bytes", "size": "bytes"}
 
 
 def to_json(book: Book) -> str:

@@ -12,7 +12,7 @@ from pyprod.measure.decide import Verdict
 def to_junit(book: Book) -> str:
     """FAIL is a failure; UNDECIDED and what could not be compared are skipped, with the reason."""
     suite = ET.Element("testsuite", name="pyprod gate")
-    rows = list(book.rows.values())
+    rows = book.told()
     failed = sum(row.verdict is Verdict.FAIL for row in rows)
     skipped = sum(row.verdict not in (Verdict.FAIL, Verdict.PASS) for row in rows)
     suite.attrib |= {"tests": str(len(rows)), "failures": str(failed), "errors": "0", "skipped": str(skipped)}

@@ -14,7 +14,7 @@ _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 def to_sarif(book: Book) -> str:
     """The log of one run."""
-    failed = [row for row in book.rows.values() if row.verdict is Verdict.FAIL]
+    failed = [row for row in book.told() if row.verdict is Verdict.FAIL]
     rules = [
         {"id": metric, "shortDescription": {"text": f"{metric} is worse than BASE's"}}
         for metric in sorted({row.metric for row in failed})

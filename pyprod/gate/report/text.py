@@ -39,16 +39,16 @@ def _table(rows: list[words.Cells], width: int) -> Table:
     if len({row.metric for row in rows}) == 1:
         columns.remove("metric")
 
-    def too_wide() -> bool:
-        return sum(1 + max(len(row[key]) for row in (headings, *cells)) for key in columns) > width
+    def room() -> int:
+        return width - sum(1 + max(len(row[key]) for row in (headings, *cells)) for key in columns)
 
     for key in _DISPENSABLE:
-        if key in columns and too_wide():
+        if key in columns and room() < 0:
             columns.remove(key)
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     for key in columns:
         table.add_column(headings[key], justify="left" if key in _LEFT else "right", no_wrap=True)
-    table.add_column("", overflow="ellipsis", no_wrap=True)
+    table.add_column("", max_width=max(8, room()), overflow="ellipsis", no_wrap=True)
     for row in cells:
         style = _STYLES.get(row["verdict"], "dim")
         texts = [f"[{style}]{escape(row[key])}" if key == "verdict" else escape(row[key]) for key in columns]

@@ -7,12 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pyprod.gate.book import LATENCY, PEAK_MEMORY, SIZE, Book, Row
+from pyprod.gate.book import LATENCY, PEAK_MEMORY, SIZE, THROUGHPUT, Book, Row
 from pyprod.gate.sides import BASE, HEAD
 from pyprod.measure.decide import Verdict
 
-#: For each metric: unit, divisor, and the word for "more of it".
-UNITS = {LATENCY: ("µs", 1e3, "slower"), PEAK_MEMORY: ("MB", 1e6, "more"), SIZE: ("MB", 1e6, "larger")}
+#: For each metric: unit, divisor, and the word for "worse".
+UNITS = {
+    LATENCY: ("µs", 1e3, "slower"),
+    THROUGHPUT: ("/s", 1, "slower over all calls"),
+    PEAK_MEMORY: ("MB", 1e6, "more memory"),
+    SIZE: ("MB", 1e6, "larger"),
+}
 
 
 class Cells(NamedTuple):
@@ -49,7 +54,7 @@ def cells(row: Row) -> Cells:
     ratio = decision.ratio
     interval = "" if math.isnan(ratio.low) else f"{change(ratio.low)} … {change(ratio.high)}"
     if decision.faster:
-        remark = "faster" if row.metric == LATENCY else "less"
+        remark = "better"
     detectable = "" if math.isnan(decision.detectable) else f"{100 * decision.detectable:.1f}%"
     noise = "" if math.isnan(decision.noise) else f"{100 * decision.noise:.2f}%"
     return Cells(
@@ -74,7 +79,7 @@ def change(ratio: float) -> str:
 
 def shown(book: Book) -> list[Row]:
     """Rows worth a line: all latencies, and of the other metrics those that did not pass."""
-    rows = [row for row in book.rows.values() if row.metric == LATENCY or row.verdict is not Verdict.PASS]
+    rows = [row for row in book.told() if row.metric == LATENCY or row.verdict is not Verdict.PASS]
     return sorted(rows, key=lambda row: (_URGENCY.get(str(row.verdict or row.state), 2), row.benchmark, row.metric))
 
 
@@ -84,16 +89,16 @@ _URGENCY = {"FAIL": 0, "UNDECIDED": 1, "PASS": 3}
 def hidden(book: Book) -> str:
     """One line on the rows that `shown` leaves out; empty without any."""
     count: dict[str, int] = {}
-    left_out = {id(row) for row in book.rows.values()} - {id(row) for row in shown(book)}
-    for row in book.rows.values():
-        if id(row) in left_out:
+    seen = {id(row) for row in shown(book)}
+    for row in book.told():
+        if id(row) not in seen:
             count[row.metric] = count.get(row.metric, 0) + 1
     return ", ".join(f"{metric} of {n} passed" for metric, n in count.items())
 
 
 def sentence(book: Book) -> str:
     """The verdict on the suite in one line."""
-    rows = [row for row in book.rows.values() if row.verdict]
+    rows = [row for row in book.told() if row.verdict]
     of = {verdict: [row for row in rows if row.verdict is verdict] for verdict in Verdict}
     percent = f"{100 * float(book.plan['tolerances'][LATENCY]):g}%"
     if book.interrupted:
@@ -113,7 +118,7 @@ def sentence(book: Book) -> str:
 
 
 def complaint(row: Row) -> str:
-    """Why a row fails: "int8_gemm is 3.1% slower [2.8, 3.4]"."""
+    """Why a row fails: "int8_gemm is 3.1% slower [2.8, 3.4]". Of a throughput, the ratio is that of times per call."""
     if row.state != "measured" or row.decision is None:
         return f"{row.benchmark}: {row.reason}"
     ratio, (_, _, worse) = row.decision.ratio, UNITS[row.metric]
