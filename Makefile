@@ -25,7 +25,7 @@ SOURCES := setup.py pyproject.toml $(shell find csrc)  # folders too: they chang
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint .venv/torch.txt
 
 .NOTPARALLEL:
-.PHONY: FORCE help bench bench-full test sanitize instructions build lint format weights docs asv clean
+.PHONY: FORCE help bench bench-full gate gate-study test sanitize instructions build lint format weights docs asv clean
 
 help: ## Explain each target
 	@echo "Usage: make TARGET"; echo
@@ -67,6 +67,12 @@ docs: build ## Put the newest records' tables into README.md and docs/
 
 weights: build ## Train again the weights that the project made itself
 	@$(BIN)/python -m pyprod.workloads train $(ARGS)
+
+gate: build ## Compare the working tree with main; ARGS='v1.2 HEAD --budget 2m' compares others
+	@$(BIN)/pyprod gate $(or $(ARGS),main)
+
+gate-study: build ## Count the gate's errors under load; ARGS="results/gate-study/NAME --runs 10"
+	@$(BIN)/python -m tools.gate_study $(ARGS)
 
 asv: build ## Measure this commit with asv
 	@env $$(cat $(STAMPS)/build.choice) $(BIN)/asv run $(ARGS)

@@ -2,7 +2,8 @@
 
 A block is a pair of comments, ``<!-- measured: WORKLOAD/DEVICE/bN/tN -->`` and ``<!-- /measured -->``; what stands
 between them is made from ``results/``. ``<!-- measured: kernels:TITLE -->``, with ``~`` for blanks,
-takes those tables of the kernel suite whose titles begin so.
+takes those tables of the kernel suite whose titles begin so; ``<!-- measured: gate-study -->`` takes those of the
+newest study of the gate.
 
 Without arguments it writes; with ``--check`` it fails when a file would change.
 """
@@ -10,6 +11,7 @@ Without arguments it writes; with ``--check`` it fails when a file would change.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -19,6 +21,11 @@ from pyprod.kernel_suite import report as kernel_report
 from pyprod.measure import report, store
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # run as a script: tools/ is no package
+
+from tools.gate_study import run as gate_runs  # noqa: E402
+from tools.gate_study import tables as gate_tables  # noqa: E402
+
 BLOCK = re.compile(r"(<!-- measured: (?P<cohort>\S+) -->\n).*?(<!-- /measured -->)", re.DOTALL)
 
 
@@ -45,6 +52,22 @@ def kernel_tables(title: str, results: Path) -> str:
     return "*Not measured yet.*\n"
 
 
+def gate_study(results: Path) -> str:
+    """Markdown of the newest study of the gate's errors."""
+    found = sorted((results / "gate-study").glob(f"*/{gate_runs.PLAN}"))
+    if not found:
+        return "*Not measured yet.*\n"
+    folder = found[-1].parent
+    plan, machine = (json.loads((folder / name).read_text()) for name in (gate_runs.PLAN, gate_runs.ENVIRONMENT))
+    tables = gate_tables.to_markdown(plan, gate_runs.read(folder))
+    path = f"results/gate-study/{folder.name}"
+    return (
+        f"{tables}\n\n*{machine['cpu']['model']}, a shared virtual machine with {len(machine['cpu']['allowed'])} CPUs, "
+        f"{plan['load']} processes of other work beside each gate, budget {plan['budget']}, tolerance 2%; "
+        f"raw samples in [{path}](../{path}). Intervals: Clopper and Pearson, 95%.*\n"
+    )
+
+
 def _records(results: Path) -> Iterator[store.Record]:
     """Newest first."""
     return map(store.read, sorted((path.parent for path in results.glob(f"*/{store.PLAN}")), reverse=True))
@@ -65,6 +88,8 @@ def spliced(text: str, results: Path) -> str:
     """`text` with every block made anew."""
 
     def made(block: re.Match[str]) -> str:
+        if block["cohort"] == "gate-study":
+            return gate_study(results)
         suite, colon, title = block["cohort"].partition("kernels:")
         if colon and not suite:
             return kernel_tables(title.replace("~", " "), results)

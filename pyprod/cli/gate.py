@@ -1,0 +1,133 @@
+"""The verb ``gate``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pyprod.cli.common import FAIL, INTERRUPTED, NOTHING_MEASURED, SUCCESS, UNDECIDED, add_verb
+from pyprod.types import PyprodError
+
+
+def add_to(verbs: Any) -> None:
+    """Add the verb to the command line."""
+    verb = add_verb(
+        verbs, "gate", gate, "did a change make it slower? compare two revisions; the exit code is the verdict"
+    )
+    _gate_options(verb)
+
+
+def gate(options: argparse.Namespace) -> int:
+    """Compare two revisions, or take a verdict again from its evidence."""
+    from pyprod import gate as gate_
+    from pyprod.gate import report as formats
+    from pyprod.progress import Share
+
+    for path in options.report:
+        formats.check(path)
+    if options.replay:
+        book, folder = gate_.replay(options.replay), None
+    elif options.base is None:
+        raise PyprodError("which revision is BASE? e.g. pyprod gate main (the working tree against main)")
+    else:
+        with Share("gate") as share:
+            book, folder = gate_.compare(_gate_request(options), _gate_settings(options), share)
+        options.report.append(folder / "report.md")
+    for path in options.report:
+        formats.write(book, path)
+    if options.json:
+        print(formats.to_json(book), end="")
+    else:
+        width = Console().width if sys.stdout.isatty() else 120
+        print(formats.to_text(book, width, color=sys.stdout.isatty()), end="")
+        if folder:
+            print(f"evidence {folder}\nreplay   pyprod gate --replay {folder}")
+    if options.annotate == "github" or (options.annotate == "auto" and os.environ.get("GITHUB_ACTIONS")):
+        print(*formats.to_annotations(book), sep="\n", file=sys.stderr if options.json else sys.stdout)
+    if book.interrupted:
+        return INTERRUPTED
+    return {"PASS": SUCCESS, "FAIL": FAIL, "UNDECIDED": UNDECIDED, None: NOTHING_MEASURED}[book.verdict]
+
+
+def _gate_request(options: argparse.Namespace) -> Any:
+    from pyprod import gate as gate_
+    from pyprod import workloads
+    from pyprod.gate.revisions import WORKING_TREE
+
+    cache = workloads.cache_dir() / "gate"
+    return gate_.Request(options.base, options.head or WORKING_TREE, options.suite, Path(), options.out, cache)
+
+
+def _gate_settings(options: argparse.Namespace) -> Any:
+    from pyprod import gate as gate_
+
+    names = {field.name for field in fields(gate_.Settings)} - {"rule", "realtime"}
+    given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
+    rule = gate_.Rule(tolerance=options.tolerance, alpha=options.alpha, beta=options.beta)
+    return gate_.Settings(**given, realtime=options.realtime, rule=rule)
+
+
+def _gate_options(verb: argparse.ArgumentParser) -> None:
+    verb.epilog = (
+        "Exit codes: 0 PASS, 1 FAIL (a row is worse than allowed, fails or is gone in HEAD), 2 usage, build or "
+        "environment error, 3 UNDECIDED (too noisy for the budget), 4 nothing was compared, 130 interrupted."
+    )
+    verb.add_argument("base", nargs="?", metavar="BASE", help="revision to compare with: a branch, tag or commit")
+    verb.add_argument("head", nargs="?", metavar="HEAD", help="revision to judge (default: the working tree as it is)")
+    verb.add_argument("--replay", type=Path, metavar="EVIDENCE", help="take the verdict again from a run's folder")
+    verb.add_argument("--out", type=Path, default=Path("results/gate"), help="folder of runs (default: results/gate)")
+    verb.add_argument(
+        "--report",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="write .md, .json, .xml (JUnit), .sarif or .txt",
+    )
+    verb.add_argument("--annotate", choices=("auto", "github", "no"), default="auto", help="annotate a pull request")
+    group = verb.add_argument_group("what to measure")
+    group.add_argument("--suite", nargs="+", default=[], metavar="GLOB", help="files that define benchmarks")
+    group.add_argument(
+        "--select", nargs="+", metavar="PATTERN", help="only benchmarks that match, e.g. 'int8_linear/*'"
+    )
+    group.add_argument("--threads", type=int, metavar="N", help="CPU threads of each side (default: 1)")
+    group = verb.add_argument_group("when to stop")
+    group.add_argument("--budget", dest="budget_s", type=_seconds, metavar="TIME", help="of measuring (default: 60s)")
+    group.add_argument("--timeout", dest="timeout_s", type=_seconds, metavar="TIME", help="of a stage (default: 60s)")
+    group.add_argument(
+        "--tolerance", type=_share, default=0.02, metavar="SHARE", help="slowdown allowed (default: 2%%)"
+    )
+    group.add_argument(
+        "--throughput-tolerance", dest="throughput", type=_share, metavar="SHARE", help="(default: 10%%)"
+    )
+    group.add_argument("--memory-tolerance", dest="memory", type=_share, metavar="SHARE", help="(default: 2%%)")
+    group.add_argument("--size-tolerance", dest="size", type=_share, metavar="SHARE", help="(default: 25%%)")
+    group.add_argument("--output-tolerance", dest="output", type=_share, metavar="SHARE", help="(default: 5%%)")
+    group.add_argument(
+        "--alpha", type=_share, default=0.05, metavar="RISK", help="of a false alarm in the whole suite (default: 5%%)"
+    )
+    group.add_argument(
+        "--beta", type=_share, default=0.05, metavar="RISK", help="that a row passes in error (default: 5%%)"
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="of order, addresses and data (default: 0)")
+    group.add_argument("--no-realtime", dest="realtime", action="store_false", help="ask for no real-time scheduling")
+
+
+def _seconds(text: str) -> float:
+    """ "90", "90s", "1.5m"."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in ("s", "m", "h") else (text, "s")
+    value = float(number) * {"s": 1, "m": 60, "h": 3600}[unit]
+    if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def _share(text: str) -> float:
+    """ "2%" or "0.02"."""
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)

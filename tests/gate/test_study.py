@@ -1,0 +1,62 @@
+"""The study of the gate's errors: its edits still fit the code, and its rates are exact."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tools.gate_study import tables
+from tools.gate_study.run import Plan, begin
+from tools.gate_study.variants import VARIANTS, Variant
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=list(VARIANTS))
+def test_edits_fit_the_code(variant: Variant, tmp_path: Path) -> None:
+    for edit in variant.edits:
+        target = tmp_path / edit.path
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / edit.path, target)
+        edit.apply(tmp_path)
+        assert edit.new in target.read_text()
+
+
+def test_a_stale_edit_is_named(tmp_path: Path) -> None:
+    edit = VARIANTS["link order"].edits[0]
+    (tmp_path / "setup.py").write_text("nothing")
+    with pytest.raises(LookupError, match=r"mend tools/gate_study/variants\.py"):
+        edit.apply(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("hits", "total", "said"),
+    [(0, 300, "0 of 300 (0.0% [0.0, 1.2])"), (95, 100, "95 of 100 (95.0% [88.7, 98.4])"), (0, 0, "not measured yet")],
+)
+def test_rates_have_exact_intervals(hits: int, total: int, said: str) -> None:
+    assert tables.rate(hits, total) == said
+
+
+def test_a_plan_is_frozen(tmp_path: Path) -> None:
+    begin(tmp_path / "study", Plan())
+    begin(tmp_path / "study", Plan())
+    with pytest.raises(SystemExit, match="frozen"):
+        begin(tmp_path / "study", Plan(load=1))
+
+
+def test_tables_count_every_run() -> None:
+    plan = {"variants": {"comment": ["", 0], "more": ["x", 0.03]}}
+
+    def run(variant: str, verdict: str, ratio: float) -> tables.Run:
+        row = {"benchmark": "x", "metric": "latency", "verdict": verdict, "ratio": ratio, "low": ratio - 0.01}
+        return {"variant": variant, "verdict": verdict, "wall_s": 60.0, "rows": [row | {"high": ratio + 0.01}]}
+
+    runs = [run("comment", "PASS", 1.0)] * 3 + [run("comment", "FAIL", 1.05)] + [run("more", "FAIL", 1.03)] * 2
+    text = tables.to_markdown(plan, runs)
+    assert "| comment | 1 of 4" in text
+    assert "| more (3.0%) | 2 of 2" in text
+    assert "+3.00%" in text
+    assert tables.to_markdown(plan, [])

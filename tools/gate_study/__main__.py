@@ -1,0 +1,31 @@
+"""``python -m tools.gate_study FOLDER --runs N`` takes runs; without ``--runs`` it prints the tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from tools.gate_study import run, tables
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="record of the study, e.g. results/gate-study/2026-01-31")
+    parser.add_argument("--runs", type=int, default=0, metavar="N", help="gates to run now")
+    parser.add_argument(
+        "--load", type=int, default=run.Plan.load, help="processes of other work (default: %(default)s)"
+    )
+    parser.add_argument("--budget", default=run.Plan.budget, help="of each gate (default: %(default)s)")
+    parser.add_argument("--no-realtime", dest="realtime", action="store_false")
+    options = parser.parse_args()
+    if options.runs:
+        plan = run.Plan(options.budget, options.load, realtime=options.realtime)
+        run.begin(options.folder, plan)
+        run.run(options.folder, plan, options.runs)
+    print(tables.to_markdown(json.loads((options.folder / run.PLAN).read_text()), run.read(options.folder)))
+
+
+if __name__ == "__main__":
+    main()

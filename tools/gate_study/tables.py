@@ -1,0 +1,83 @@
+"""What the runs of a study amount to: rates with exact intervals, as Markdown. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+Run = Mapping[str, Any]
+_TIMES = ("latency", "throughput")
+
+
+def rate(hits: int, total: int) -> str:
+    """A share with its exact 95% interval (Clopper and Pearson 1934)."""
+    if not total:
+        return "not measured yet"
+    low = stats.beta.ppf(0.025, hits, total - hits + 1) if hits else 0.0
+    high = stats.beta.ppf(0.975, hits + 1, total - hits) if hits < total else 1.0
+    return f"{hits} of {total} ({100 * hits / total:.1f}% [{100 * low:.1f}, {100 * high:.1f}])"
+
+
+def to_markdown(plan: Mapping[str, Any], runs: Sequence[Run]) -> str:
+    """All tables."""
+    return "\n".join([*false_alarms(plan, runs), "", *power(plan, runs), "", *costs(runs)])
+
+
+def false_alarms(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
+    """By edit that changes nothing, how often a suite or a row failed."""
+    lines = [
+        "| edit that changes nothing | suites that failed | rows that failed | rows undecided |",
+        "|---|---|---|---|",
+    ]
+    nulls = [name for name, (benchmark, _) in plan["variants"].items() if not benchmark]
+    for name in [*nulls, "all"]:
+        found = [run for run in runs if run["variant"] in (nulls if name == "all" else [name])]
+        rows = [row for run in found for row in run["rows"]]
+        failed = sum(row["verdict"] == "FAIL" for row in rows)
+        undecided = sum(row["verdict"] == "UNDECIDED" for row in rows)
+        suites = sum(run["verdict"] == "FAIL" for run in found)
+        lines.append(
+            f"| {name} | {rate(suites, len(found))} | {rate(failed, len(rows))} | {rate(undecided, len(rows))} |"
+        )
+    return lines
+
+
+def power(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
+    """By edit that repeats counted work, how often its row failed, and what was estimated."""
+    heading = "| work added | failed | passed | undecided | estimate, mean | others that failed |"
+    lines = [heading, "|---|---|---|---|---|---|"]
+    for name, (benchmark, share) in plan["variants"].items():
+        if not benchmark:
+            continue
+        found = [run for run in runs if run["variant"] == name]
+        rows = [row for run in found for row in run["rows"]]
+        mine = [row for row in rows if (row["benchmark"], row["metric"]) == (benchmark, "latency")]
+        others = [row for row in rows if row["benchmark"] != benchmark]
+        counts = [sum(row["verdict"] == verdict for row in mine) for verdict in ("FAIL", "PASS", "UNDECIDED")]
+        ratios = [math.log(row["ratio"]) for row in mine if row["ratio"]]
+        estimate = f"{100 * math.expm1(float(np.mean(ratios))):+.2f}%" if ratios else ""
+        wrong = sum(row["verdict"] == "FAIL" for row in others)
+        lines.append(
+            f"| {name} ({100 * share:.1f}%) | {rate(counts[0], len(mine))} | {counts[1]} | {counts[2]} "
+            f"| {estimate} | {wrong} of {len(others)} |"
+        )
+    return lines
+
+
+def costs(runs: Sequence[Run]) -> list[str]:
+    """What a gate takes, and how well the intervals hold."""
+    if not runs:
+        return []
+    wall = sorted(run["wall_s"] for run in runs)
+    nulls = [row for run in runs for row in run["rows"] if row["metric"] in _TIMES and row["low"]]
+    covered = {
+        metric: [row["low"] <= 1 <= row["high"] for row in nulls if row["metric"] == metric] for metric in _TIMES
+    }
+    lines = [f"A gate took {np.median(wall):.0f} s (median; at most {wall[-1]:.0f} s), building included."]
+    for metric, hits in covered.items():
+        lines.append(f"95% intervals of {metric} that hold 1: {rate(sum(hits), len(hits))}, injected rows included.")
+    return lines
