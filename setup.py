@@ -207,7 +207,7 @@ class Build(build_ext):
     """build_ext by ninja: parallel, incremental, all libraries in one run."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        # setuptools asks with the full and with the bare name. Only the probe knows Python, and has its version in its name.
+        # setuptools asks with the full and with the bare name. Only the probe knows Python, and has its version there.
         name = super().get_ext_filename(fullname)
         return name if fullname.endswith("_probe") else name.replace(sysconfig.get_config_var("EXT_SUFFIX"), ".so")
 

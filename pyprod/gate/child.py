@@ -29,6 +29,8 @@ from pyprod.types import Mismatch, PyprodError
 WARM_WINDOW_NS = 2_000_000
 
 PATIENCE = 5
+#: Weights and activations of some MB are back in their cache after so many calls.
+SETTLE_CALLS = 4
 
 #: The module that a process was started with is the harness's, whatever the revision.
 HARNESS = ("__main__", "__mp_main__")
@@ -97,16 +99,15 @@ class Child:
     ) -> list[Observation]:
         """Tensors written, with new input values; calls unrecorded (the caches were the other side's), then samples.
 
-        After `max_ns` it goes on to `min_count` calls, but for no longer than `PATIENCE` times that.
+        After `max_ns` it goes on to `min_count` calls, and after `settle_ns` to `SETTLE_CALLS`, but for no longer than
+        `PATIENCE` times that.
         """
         with self._allocations.entered(window):
             self._place.write(data, window)
-            sampling.sample(self._call, max_count=1000, max_ns=settle_ns)
+            self._calls(SETTLE_CALLS, 1000, settle_ns)
             before, cpu = resource.getrusage(resource.RUSAGE_THREAD), time.process_time_ns()
             start = time.perf_counter_ns()
-            durations = sampling.sample(self._call, max_count, max_ns)
-            if len(durations) < min_count:
-                durations += sampling.sample(self._call, min_count - len(durations), (PATIENCE - 1) * max_ns)
+            durations = self._calls(min_count, max_count, max_ns)
             elapsed, cpu = time.perf_counter_ns() - start, time.process_time_ns() - cpu
         preempted = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw - before.ru_nivcsw
         context = {"preempted": preempted, "cpu_share": round(cpu / elapsed, 3)}
@@ -129,6 +130,12 @@ class Child:
     def memory(self) -> list[Observation]:
         """Peak resident set of the process since the benchmark was set up; nothing where Linux does not say."""
         return [o for o in memory.usage(self._peak_was_reset) if o.metric == "peak_rss" and self._peak_was_reset]
+
+    def _calls(self, min_count: int, max_count: int, max_ns: int) -> list[int]:
+        durations = sampling.sample(self._call, max_count, max_ns)
+        if len(durations) < min_count:
+            durations += sampling.sample(self._call, min_count - len(durations), (PATIENCE - 1) * max_ns)
+        return durations
 
     def _let_go(self) -> None:
         """Forget the last benchmark, so that the next one finds the process as that one did."""

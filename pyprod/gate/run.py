@@ -26,6 +26,9 @@ METRICS = (LATENCY, THROUGHPUT, PEAK_MEMORY)
 #: Memory that all windows of a benchmark (`pyprod.gate.place.Memory`) together may take.
 WINDOWS_BYTES = 1 << 30
 
+#: A pair takes 2 s to start; so many seconds of turns are worth it, by more turns where few benchmarks are open.
+PAIR_S, MOST_TURNS = 4.0, 5
+
 #: Called with the fraction of the budget that is spent and what happens now.
 Progress = Callable[[float, str], None]
 
@@ -37,7 +40,8 @@ class Settings:
     Attributes:
         budget_s: seconds for all pairs together, starting their processes included.
         threads: CPU threads of each side.
-        alternations: times that the sides take turns on a benchmark within a pair.
+        alternations: times that the sides take turns on a benchmark within a pair; up to `MOST_TURNS` times as many
+            when few benchmarks are left.
         slice_s: seconds that a side is timed for, each time.
         settle_s: seconds of unrecorded calls before: the caches were the other side's.
         least_samples, most_samples: calls in a slice; where calls are long, it takes up to five times as long for the
@@ -112,6 +116,7 @@ class Gate:
         if len(self._cpus) < settings.threads:
             raise PyprodError(f"--threads {settings.threads}: this process may use {len(self._cpus)} CPUs only")
         self._started = 0.0
+        self._turn_s = 0.02
 
     def run(self, about: Mapping[str, Any]) -> None:
         """Measure until decided or out of budget.
@@ -204,6 +209,7 @@ class Gate:
         """One pair of processes through every open benchmark; a pair that died has a successor."""
         waiting = self._book.open_benchmarks()
         self._rng.shuffle(waiting)
+        turns = self._turns(len(waiting))
         suite = dict.fromkeys(SIDES, self._sides.suite)
         while waiting:
             try:
@@ -212,21 +218,28 @@ class Gate:
                     self._writer.record("pair", pair=number, **about)
                     while waiting:
                         self._progress(self._spent(), f"pair {number + 1}: {waiting[-1]}")
-                        if not self._benchmark(pair, number, waiting.pop()):
+                        if not self._benchmark(pair, number, waiting.pop(), turns):
                             break
             except SideFailed as error:
                 for name in waiting:
                     self._failed(name, number, error)
                 return
 
-    def _benchmark(self, pair: Pair, number: int, name: str) -> bool:
+    def _turns(self, benchmarks: int) -> int:
+        """How often the sides take turns on each of so many benchmarks: a pair's start costs the same for one as for all."""
+        least = self._settings.alternations
+        return max(least, min(MOST_TURNS * least, round(PAIR_S / (benchmarks * self._turn_s))))
+
+    def _benchmark(self, pair: Pair, number: int, name: str, turns: int) -> bool:
         """Measure one benchmark in one pair; False when a process died of it."""
         try:
             ready = pair.both("setup", name=name, seed=f"{self._settings.seed}/{number}/{name}")
             extent = max(found.context["extent"] for (found,) in ready.values())
             windows = max(1, min(MOST_WINDOWS, WINDOWS_BYTES // max(1, extent)))
-            for turn in range(self._settings.alternations):
+            started = time.monotonic()
+            for turn in range(turns):
                 self._alternate(pair, number, name, turn % windows)
+            self._turn_s = (time.monotonic() - started) / turns
             peaks = pair.both("memory")
             error = pair.output_error(self._draw())
         except SidesFailed as found:
