@@ -26,8 +26,8 @@ METRICS = (LATENCY, THROUGHPUT, PEAK_MEMORY)
 #: Memory that all windows of a benchmark (`pyprod.gate.place.Memory`) together may take.
 WINDOWS_BYTES = 1 << 30
 
-#: A pair takes 2 s to start; so many seconds of turns are worth it, by more turns where few benchmarks are open.
-PAIR_S, MOST_TURNS = 4.0, 5
+#: A pair takes 2 s to start: where few benchmarks are open, there are more turns, to fill that share of the budget.
+PAIR_SHARE, MOST_TURNS = 0.05, 5
 
 #: Called with the fraction of the budget that is spent and what happens now.
 Progress = Callable[[float, str], None]
@@ -226,9 +226,9 @@ class Gate:
                 return
 
     def _turns(self, benchmarks: int) -> int:
-        """How often the sides take turns on each of so many benchmarks: a pair's start costs the same for one as for all."""
-        least = self._settings.alternations
-        return max(least, min(MOST_TURNS * least, round(PAIR_S / (benchmarks * self._turn_s))))
+        """How often the sides take turns on each of so many benchmarks: a pair's start costs the same for any."""
+        least, wanted = self._settings.alternations, self._settings.budget_s * PAIR_SHARE
+        return max(least, min(MOST_TURNS * least, round(wanted / (benchmarks * self._turn_s))))
 
     def _benchmark(self, pair: Pair, number: int, name: str, turns: int) -> bool:
         """Measure one benchmark in one pair; False when a process died of it."""

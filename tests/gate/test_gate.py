@@ -17,8 +17,8 @@ import pytest
 from pyprod import cli
 from tests.gate.toy import CODE, SUITE, Toy
 
-#: The toy's calls take microseconds: five pairs of them are a few seconds.
-FAST = ("--budget", "12s", "--tolerance", "20%", "--memory-tolerance", "20%", "--timeout", "20s")
+#: Five pairs take 9 s on an idle machine; on a busy one all of it.
+FAST = ("--budget", "24s", "--tolerance", "20%", "--memory-tolerance", "20%", "--timeout", "20s")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_slower_fails_and_the_rest_passes(
     assert said.rows["work"]["verdict"] == "FAIL"
     assert 1.4 < said.rows["work"]["ratio"] < 2.2
     assert said.rows["other"]["verdict"] == "PASS"
-    assert 'failures="1"' in (tmp_path / "junit.xml").read_text()
+    assert "<failure" in (tmp_path / "junit.xml").read_text()
     (folder,) = (tmp_path / "runs").iterdir()
     assert {p.name for p in folder.iterdir()} == {"evidence.jsonl", "report.md"}
     assert cli.main(["gate", "--replay", str(folder), "--json"]) == 1

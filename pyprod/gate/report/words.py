@@ -142,7 +142,8 @@ def longest_need(book: Book) -> float:
         limit = math.log1p(float(book.plan["tolerances"][row.metric]))
         reach = math.log1p(row.decision.detectable) - limit
         distance = abs(math.log(row.decision.ratio.value) - limit)
-        needs.append(budget * (reach / max(distance, 1e-3)) ** 2)
+        few = int(book.plan["rule"]["min_pairs"]) / row.decision.ratio.n
+        needs.append(budget * max((reach / max(distance, 1e-3)) ** 2, 1.2, 1.2 * few))
     return min(max(needs, default=0.0), 3600.0)
 
 
