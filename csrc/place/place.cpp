@@ -20,8 +20,8 @@ constexpr size_t kMostPages = 32;
 constexpr size_t kClasses = 512;  // different sizes that can be kept for reuse; more are not reused
 
 char* base = nullptr;
-size_t capacity = 0;         // bytes from `base`
-size_t cursor = 0;           // where the next new block may begin
+size_t capacity = 0;  // bytes from `base`
+size_t cursor = 0;    // where the next new block may begin
 uint64_t random_state = 0;
 bool entered = false;
 pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -77,9 +77,7 @@ FreeList* list_of(uint32_t lines, bool make) {
 
 char* address(uint32_t block) { return base + (block - 1) * kLine; }
 
-uint32_t block_at(const void* p) {
-  return static_cast<uint32_t>((static_cast<const char*>(p) - base) / kLine) + 1;
-}
+uint32_t block_at(const void* p) { return static_cast<uint32_t>((static_cast<const char*>(p) - base) / kLine) + 1; }
 
 void link(uint32_t block) {
   blocks[block].aside = blocks[block].previous = 0;
