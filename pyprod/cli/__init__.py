@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pyprod import __version__, environment
-from pyprod.cli import bench, gate
+from pyprod.cli import bench, gate, history
 from pyprod.cli.common import ERROR, SUCCESS, add_verb, print_json
 from pyprod.types import PyprodError
 
@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
     bench.add_to(verbs)
     gate.add_to(verbs)
+    history.add_to(verbs)
     return top
 
 

@@ -44,3 +44,8 @@ def read_records(paths: Sequence[Path]) -> store.Record:
         print(f"pyprod: warning: {warning}", file=sys.stderr)
     measurements = tuple(m for record in records for m in record.measurements)
     return store.Record(records[0].path, records[0].environment, records[0].plan, measurements, ())
+
+
+def share(text: str) -> float:
+    """The type of an option: "2%" or "0.02"."""
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)

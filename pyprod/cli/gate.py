@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pyprod.cli.common import FAIL, INTERRUPTED, NOTHING_MEASURED, SUCCESS, UNDECIDED, add_verb
+from pyprod.cli.common import FAIL, INTERRUPTED, NOTHING_MEASURED, SUCCESS, UNDECIDED, add_verb, share
 from pyprod.types import PyprodError
 
 
@@ -36,8 +36,8 @@ def gate(options: argparse.Namespace) -> int:
     elif options.base is None:
         raise PyprodError("which revision is BASE? e.g. pyprod gate main (the working tree against main)")
     else:
-        with Share("gate") as share:
-            book, folder = gate_.compare(_gate_request(options), _gate_settings(options), share)
+        with Share("gate") as bar:
+            book, folder = gate_.compare(_gate_request(options), _gate_settings(options), bar)
         options.report.append(folder / "report.md")
     for path in options.report:
         formats.write(book, path)
@@ -100,20 +100,16 @@ def _gate_options(verb: argparse.ArgumentParser) -> None:
     group = verb.add_argument_group("when to stop")
     group.add_argument("--budget", dest="budget_s", type=_seconds, metavar="TIME", help="of measuring (default: 60s)")
     group.add_argument("--timeout", dest="timeout_s", type=_seconds, metavar="TIME", help="of a stage (default: 60s)")
+    group.add_argument("--tolerance", type=share, default=0.02, metavar="SHARE", help="slowdown allowed (default: 2%%)")
+    group.add_argument("--throughput-tolerance", dest="throughput", type=share, metavar="SHARE", help="(default: 10%%)")
+    group.add_argument("--memory-tolerance", dest="memory", type=share, metavar="SHARE", help="(default: 2%%)")
+    group.add_argument("--size-tolerance", dest="size", type=share, metavar="SHARE", help="(default: 25%%)")
+    group.add_argument("--output-tolerance", dest="output", type=share, metavar="SHARE", help="(default: 5%%)")
     group.add_argument(
-        "--tolerance", type=_share, default=0.02, metavar="SHARE", help="slowdown allowed (default: 2%%)"
+        "--alpha", type=share, default=0.05, metavar="RISK", help="of a false alarm in the whole suite (default: 5%%)"
     )
     group.add_argument(
-        "--throughput-tolerance", dest="throughput", type=_share, metavar="SHARE", help="(default: 10%%)"
-    )
-    group.add_argument("--memory-tolerance", dest="memory", type=_share, metavar="SHARE", help="(default: 2%%)")
-    group.add_argument("--size-tolerance", dest="size", type=_share, metavar="SHARE", help="(default: 25%%)")
-    group.add_argument("--output-tolerance", dest="output", type=_share, metavar="SHARE", help="(default: 5%%)")
-    group.add_argument(
-        "--alpha", type=_share, default=0.05, metavar="RISK", help="of a false alarm in the whole suite (default: 5%%)"
-    )
-    group.add_argument(
-        "--beta", type=_share, default=0.05, metavar="RISK", help="that a row passes in error (default: 5%%)"
+        "--beta", type=share, default=0.05, metavar="RISK", help="that a row passes in error (default: 5%%)"
     )
     group.add_argument("--seed", type=int, metavar="N", help="of order, addresses and data (default: 0)")
     group.add_argument("--no-realtime", dest="realtime", action="store_false", help="ask for no real-time scheduling")
@@ -126,8 +122,3 @@ def _seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise ValueError(text)
     return value
-
-
-def _share(text: str) -> float:
-    """ "2%" or "0.02"."""
-    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
