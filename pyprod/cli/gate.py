@@ -26,6 +26,7 @@ def add_to(verbs: Any) -> None:
 def gate(options: argparse.Namespace) -> int:
     """Compare two revisions, or take a verdict again from its evidence."""
     from pyprod import gate as gate_
+    from pyprod.gate import records
     from pyprod.gate import report as formats
     from pyprod.progress import Share
 
@@ -33,6 +34,11 @@ def gate(options: argparse.Namespace) -> int:
         formats.check(path)
     if options.replay:
         book, folder = gate_.replay(options.replay), None
+    elif records.is_record(options.base):
+        if not records.is_record(options.head):
+            raise PyprodError(f"{options.base} is a record: HEAD must be one too, not {options.head or 'nothing'}")
+        settings = _gate_settings(options, records.TOLERANCE)
+        book, folder = gate_.compare_records(Path(options.base), Path(options.head), settings, options.out)
     elif options.base is None:
         raise PyprodError("which revision is BASE? e.g. pyprod gate main (the working tree against main)")
     else:
@@ -64,12 +70,15 @@ def _gate_request(options: argparse.Namespace) -> Any:
     return gate_.Request(options.base, options.head or WORKING_TREE, options.suite, Path(), options.out, cache)
 
 
-def _gate_settings(options: argparse.Namespace) -> Any:
+def _gate_settings(options: argparse.Namespace, tolerance: float = 0.02) -> Any:
+    """The settings asked for; `tolerance` of latency where none was."""
     from pyprod import gate as gate_
 
     names = {field.name for field in fields(gate_.Settings)} - {"rule", "realtime"}
     given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
-    rule = gate_.Rule(tolerance=options.tolerance, alpha=options.alpha, beta=options.beta)
+    rule = gate_.Rule(
+        tolerance=tolerance if options.tolerance is None else options.tolerance, alpha=options.alpha, beta=options.beta
+    )
     return gate_.Settings(**given, realtime=options.realtime, rule=rule)
 
 
@@ -78,8 +87,15 @@ def _gate_options(verb: argparse.ArgumentParser) -> None:
         "Exit codes: 0 PASS, 1 FAIL (a row is worse than allowed, fails or is gone in HEAD), 2 usage, build or "
         "environment error, 3 UNDECIDED (too noisy for the budget), 4 nothing was compared, 130 interrupted."
     )
-    verb.add_argument("base", nargs="?", metavar="BASE", help="revision to compare with: a branch, tag or commit")
-    verb.add_argument("head", nargs="?", metavar="HEAD", help="revision to judge (default: the working tree as it is)")
+    verb.add_argument(
+        "base",
+        nargs="?",
+        metavar="BASE",
+        help="revision to compare with: a branch, tag or commit; or a record's folder",
+    )
+    verb.add_argument(
+        "head", nargs="?", metavar="HEAD", help="revision (default: the working tree as it is) or record to judge"
+    )
     verb.add_argument("--replay", type=Path, metavar="EVIDENCE", help="take the verdict again from a run's folder")
     verb.add_argument("--out", type=Path, default=Path("results/gate"), help="folder of runs (default: results/gate)")
     verb.add_argument(
@@ -100,10 +116,11 @@ def _gate_options(verb: argparse.ArgumentParser) -> None:
     group = verb.add_argument_group("when to stop")
     group.add_argument("--budget", dest="budget_s", type=_seconds, metavar="TIME", help="of measuring (default: 60s)")
     group.add_argument("--timeout", dest="timeout_s", type=_seconds, metavar="TIME", help="of a stage (default: 60s)")
-    group.add_argument("--tolerance", type=share, default=0.02, metavar="SHARE", help="slowdown allowed (default: 2%%)")
+    group.add_argument("--tolerance", type=share, metavar="SHARE", help="slowdown allowed (2%%, of records 10%%)")
     group.add_argument("--throughput-tolerance", dest="throughput", type=share, metavar="SHARE", help="(default: 10%%)")
     group.add_argument("--memory-tolerance", dest="memory", type=share, metavar="SHARE", help="(default: 2%%)")
     group.add_argument("--size-tolerance", dest="size", type=share, metavar="SHARE", help="(default: 25%%)")
+    group.add_argument("--accuracy-tolerance", dest="accuracy", type=share, metavar="SHARE", help="(default: 1%%)")
     group.add_argument("--output-tolerance", dest="output", type=share, metavar="SHARE", help="(default: 5%%)")
     group.add_argument(
         "--alpha", type=share, default=0.05, metavar="RISK", help="of a false alarm in the whole suite (default: 5%%)"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyprod import __version__, environment
-from pyprod.gate import config, revisions
+from pyprod.gate import config, records, revisions
 from pyprod.gate.book import Book
 from pyprod.gate.evidence import NAME, Writer, replay
 from pyprod.gate.run import Gate, Progress, Settings, Sides
@@ -27,7 +27,7 @@ from pyprod.gate.sides import BASE, HEAD
 from pyprod.measure.decide import Rule, Verdict
 from pyprod.types import PyprodError
 
-__all__ = ["Book", "Outcome", "Request", "Rule", "Settings", "Verdict", "compare", "replay"]
+__all__ = ["Book", "Outcome", "Request", "Rule", "Settings", "Verdict", "compare", "compare_records", "replay"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def compare(request: Request, settings: Settings, progress: Progress) -> Outcome
         repository = revisions.Repository(request.folder.resolve(), Path(scratch))
         named = {BASE: repository.resolve(request.base), HEAD: repository.resolve(request.head)}
         sides = _prepare(repository, named, request, progress)
-        folder = _new_folder(request.out, named)
+        folder = _new_folder(request.out, f"{named[BASE].commit[:7]}-{named[HEAD].commit[:7]}")
         book = Book()
         about: dict[str, Any] = {
             side: {"label": r.label, "commit": r.commit, "tree": r.tree} for side, r in named.items()
@@ -92,6 +92,20 @@ def _alone(lock: Path) -> Iterator[None]:
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def compare_records(base: Path, head: Path, settings: Settings, out: Path) -> Outcome:
+    """Judge one stored record by another; see `pyprod.gate.records`.
+
+    Raises:
+        PyprodError: a record can't be read, they are of different machines, the disk is full.
+    """
+    folder = _new_folder(out, f"{base.resolve().name}-{head.resolve().name}")
+    book = Book()
+    about = {"pyprod": __version__, "command": [Path(sys.argv[0]).name, *sys.argv[1:]]}
+    with Writer(folder / NAME, book) as writer:
+        records.compare(base, head, settings, writer, about | {"environment": environment.fingerprint()})
+    return Outcome(book, folder)
 
 
 def _prepare(
@@ -122,9 +136,8 @@ def _sizes(trees: Mapping[str, Path], outputs: Sequence[str]) -> dict[str, dict[
     return {name: {side: built[side][name] for side in (BASE, HEAD)} for name in both}
 
 
-def _new_folder(root: Path, named: Mapping[str, revisions.Revision]) -> Path:
-    today = datetime.date.today().isoformat()
-    name = f"{today}-{named[BASE].commit[:7]}-{named[HEAD].commit[:7]}"
+def _new_folder(root: Path, what: str) -> Path:
+    name = f"{datetime.date.today().isoformat()}-{what}"
     try:
         root.mkdir(parents=True, exist_ok=True)
         for number in range(1, 10_000):

@@ -20,7 +20,7 @@ from pyprod.measure.statistics import Estimate
 from pyprod.types import PyprodError
 
 LATENCY, THROUGHPUT = "latency", "throughput"
-PEAK_MEMORY, SIZE, OUTPUT = "peak_memory", "size", "output"
+PEAK_MEMORY, SIZE, ACCURACY, OUTPUT = "peak_memory", "size", "accuracy", "output"
 
 #: Latency is this quantile of a turn's calls: what a call takes when nothing disturbs it. On a shared machine the
 #: median has 1.4 times its noise. What slows down only some of the calls shows in the throughput.
@@ -161,6 +161,8 @@ class Book:
         row = self._row(event["benchmark"], event["metric"])
         row.values = {BASE: [event[BASE]], HEAD: [event[HEAD]]}
         ratio, tolerance = event[HEAD] / event[BASE], self._tolerances[row.metric]
+        if event.get("higher_is_better"):
+            ratio = 1 / ratio
         verdict = Verdict.PASS if ratio <= 1 + tolerance else Verdict.FAIL
         row.decision = Decision(verdict, Estimate(ratio, ratio, ratio, 1), tolerance, 0.0, ratio < 1 - tolerance)
 

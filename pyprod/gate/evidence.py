@@ -17,14 +17,14 @@ FORMAT = 1
 
 
 class Writer:
-    """Appends events to a new file and feeds them to a book.
+    """Appends events to a new file and feeds them to its `book`.
 
     Raises:
         PyprodError: (from `record`) the disk is full; the file ends with the last whole event.
     """
 
     def __init__(self, path: Path, book: Book) -> None:
-        self._path, self._book = path, book
+        self._path, self.book = path, book
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
 
     def __enter__(self) -> Writer:
@@ -45,7 +45,7 @@ class Writer:
         except OSError as error:
             os.ftruncate(self._fd, end)
             raise PyprodError(f"can't write {self._path}: {error}; the evidence up to here is kept") from error
-        self._book.feed(event)
+        self.book.feed(event)
 
 
 def read(path: Path) -> Iterator[Mapping[str, Any]]:

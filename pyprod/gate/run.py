@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pyprod import discover, environment
-from pyprod.gate.book import LATENCY, OUTPUT, PEAK_MEMORY, SIZE, THROUGHPUT, Book
+from pyprod.gate.book import ACCURACY, LATENCY, OUTPUT, PEAK_MEMORY, SIZE, THROUGHPUT, Book
 from pyprod.gate.evidence import FORMAT, Writer, summary
 from pyprod.gate.pairs import Pair, SideFailed, SidesFailed, load_average
 from pyprod.gate.place import MOST_WINDOWS
@@ -48,7 +48,8 @@ class Settings:
             least.
         timeout_s: a stage that takes longer has hung.
         throughput, memory, output, size: tolerances beside that of latency, which is in the rule: of calls per second,
-            of peak resident memory, of the relative difference of outputs, of the size of built files.
+            of peak resident memory, of the relative difference of outputs, of the size of built files, and (of records)
+            of a model's accuracy.
         select: only benchmarks that match one of these globs; empty for all.
         seed: of all that is drawn: order, addresses, data.
     """
@@ -65,6 +66,7 @@ class Settings:
     memory: float = 0.02
     output: float = 0.05
     size: float = 0.25
+    accuracy: float = 0.01
     select: tuple[str, ...] = ()
     seed: int = 0
     realtime: bool = True
@@ -78,6 +80,7 @@ class Settings:
             PEAK_MEMORY: self.memory,
             OUTPUT: self.output,
             SIZE: self.size,
+            ACCURACY: self.accuracy,
         }
 
 

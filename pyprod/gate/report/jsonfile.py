@@ -15,7 +15,7 @@ from pyprod.gate.sides import BASE, HEAD
 from pyprod.measure.decide import Verdict
 
 #: Unit of the values, by metric.
-UNITS = {"latency": "ns", "throughput": "1/s", "peak_memory": "bytes", "size": "bytes"}
+UNITS = {"latency": "ns", "throughput": "1/s", "peak_memory": "bytes", "size": "bytes", "accuracy": ""}
 
 
 def to_json(book: Book) -> str:
@@ -30,6 +30,7 @@ def as_object(book: Book) -> dict[str, Any]:
         "pyprod": __version__,
         "verdict": book.verdict or "NOTHING_COMPARED",
         "sentence": words.sentence(book),
+        "note": words.note(book),
         "interrupted": book.interrupted,
         "base": plan.get("base"),
         "head": plan.get("head"),

@@ -12,6 +12,7 @@ def to_markdown(book: Book) -> str:
     """The sentence, the table, and how it was measured."""
     lines = [f"### pyprod gate: {_MARKS.get(str(book.verdict), 'nothing compared')}", ""]
     lines += [f"{words.title(book)}. {words.sentence(book)}", ""]
+    lines += [f"*Note: {words.note(book)}.*", ""] if words.note(book) else []
     headings = [heading or "remark" for heading in words.HEADINGS]
     lines += [f"| {' | '.join(headings)} |", "|---|---|---|" + "---:|" * (len(headings) - 4) + "---|"]
     for row in words.shown(book):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pyprod.gate.book import LATENCY, PEAK_MEMORY, SIZE, THROUGHPUT, Book, Row
+from pyprod.gate.book import ACCURACY, LATENCY, PEAK_MEMORY, SIZE, THROUGHPUT, Book, Row
 from pyprod.gate.sides import BASE, HEAD
 from pyprod.measure.decide import Verdict
 
@@ -17,6 +17,7 @@ UNITS = {
     THROUGHPUT: ("/s", 1, "slower over all calls"),
     PEAK_MEMORY: ("MB", 1e6, "more memory"),
     SIZE: ("MB", 1e6, "larger"),
+    ACCURACY: ("", 1, "less accurate"),
 }
 
 
@@ -50,7 +51,7 @@ def cells(row: Row) -> Cells:
     if row.state != "measured" or decision is None:
         return Cells(row.benchmark, row.metric, verdict, "", "", "", "", "", "", "", remark)
     unit, divisor, _ = UNITS[row.metric]
-    base, head = (f"{_digits(float(np.median(row.values[side])) / divisor)} {unit}" for side in (BASE, HEAD))
+    base, head = (f"{_digits(float(np.median(row.values[side])) / divisor)} {unit}".strip() for side in (BASE, HEAD))
     ratio = decision.ratio
     interval = "" if math.isnan(ratio.low) else f"{change(ratio.low)} … {change(ratio.high)}"
     if decision.faster:
@@ -145,6 +146,11 @@ def longest_need(book: Book) -> float:
         few = int(book.plan["rule"]["min_pairs"]) / row.decision.ratio.n
         needs.append(budget * max((reach / max(distance, 1e-3)) ** 2, 1.2, 1.2 * few))
     return min(max(needs, default=0.0), 3600.0)
+
+
+def note(book: Book) -> str:
+    """What limits the whole comparison; empty for revisions."""
+    return str(book.plan.get("note", ""))
 
 
 def title(book: Book) -> str:
