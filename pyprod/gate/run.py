@@ -27,7 +27,7 @@ METRICS = (LATENCY, THROUGHPUT, PEAK_MEMORY)
 WINDOWS_BYTES = 1 << 30
 
 #: A pair takes 2 s to start: where few benchmarks are open, there are more turns, to fill that share of the budget.
-PAIR_SHARE, MOST_TURNS = 0.05, 5
+PAIR_SHARE, MOST_TURNS = 0.05, 8
 
 #: Called with the fraction of the budget that is spent and what happens now.
 Progress = Callable[[float, str], None]
@@ -56,7 +56,7 @@ class Settings:
 
     budget_s: float = 60.0
     threads: int = 1
-    alternations: int = 10
+    alternations: int = 6
     slice_s: float = 0.004
     settle_s: float = 0.001
     least_samples: int = 15
