@@ -3,6 +3,7 @@
 #include <string_view>
 
 #include "common/parallel.h"
+#include "int8_conv2d/direct.h"
 #include "int8_conv2d/finish.h"
 #include "int8_conv2d/scratch.h"
 #include "int8_gemm/driver.h"
@@ -196,6 +197,7 @@ void run_by_tiles(const Conv& conv, const Path& path, int64_t m, const int8_t* x
 void run_conv(const Conv& conv, int64_t images, const int8_t* x, const void* residual, void* out) {
   const int64_t m = images * conv.out.h * conv.out.w, weights = conv.out.c * conv.k();
   if (m == 0 || conv.out.c == 0) return;
+  if (has_direct(conv)) return run_direct(conv, images, x, residual, out);
   const Path& path = int8_gemm::path_for(m);
   if (uses_avx512(path) && has_finish_avx512(conv) && weights <= int8_gemm::l2_bytes() / 2) {
     run_by_tiles(conv, path, m, x, residual, out);

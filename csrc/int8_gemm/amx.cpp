@@ -3,6 +3,8 @@
 
 #if defined(__x86_64__)
 
+#include "common/amx.h"
+
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -21,17 +23,6 @@ constexpr int kStep = 64;                  // k of a tile
 constexpr int kStepWords = kStep / 4;      // a panel's rows in a tile of weights
 constexpr int64_t kAccBytes = kPanel * 4;  // a row of sums
 
-// The instructions as they are; GCC 12's own macros don't tell the compiler that they read memory.
-#define TILE_ZERO(t) __asm__ volatile("tilezero %%tmm" #t::)
-#define TILE_LOAD(t, base, stride) \
-  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t::"r"(base), "r"(static_cast<int64_t>(stride)) : "memory")
-// With a hint that the data won't be needed in L1: weights that stream through must not evict the activations.
-#define TILE_LOAD_ONCE(t, base, stride) \
-  __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #t::"r"(base), "r"(static_cast<int64_t>(stride)) : "memory")
-#define TILE_STORE(t, base, stride) \
-  __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(base), "r"(static_cast<int64_t>(stride)) : "memory")
-#define TILE_MULTIPLY(sums, a, b) __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #sums::)
-
 // Linux gives the tile registers (8 KB of state a thread) only to processes that ask: arch/x86/xstate.rst.
 bool permitted() {
   constexpr int64_t kRequestPermission = 0x1023, kTileData = 18;
@@ -43,15 +34,6 @@ bool supported() {
   return has.avx512f && has.avx512bw && has.avx512dq && has.avx512vl && has.avx512_vnni && has.amx_tile &&
          has.amx_int8 && permitted();
 }
-
-// What ldtilecfg reads (Intel SDM volume 1, 18.2.2): bytes a row and rows of each tile.
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
 
 // Of this thread: the height its tiles are configured for, 0: not configured.
 thread_local int configured_rows = 0;
@@ -67,12 +49,12 @@ void configure(int rows) {
     config.rows[t] = static_cast<uint8_t>(tall);
     config.row_bytes[t] = tall > 0 ? kStep : 0;
   }
-  __asm__ volatile("ldtilecfg %0" ::"m"(config) : "memory");
+  TILE_CONFIGURE(config);
   configured_rows = rows;
 }
 
 void release() {
-  if (configured_rows != 0) __asm__ volatile("tilerelease" ::);
+  if (configured_rows != 0) TILE_RELEASE();
   configured_rows = 0;
 }
 
