@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import importlib.util
-import os
 import resource
 import sys
 import time
@@ -50,14 +49,13 @@ class Child:
         self._call: Callable[[], object]
         self._peak_was_reset = False
 
-    def load(self, tree: str, suite: Sequence[str], checkout: str, threads: int, realtime: bool) -> list[Observation]:
+    def load(self, tree: str, suite: Sequence[str], checkout: str, threads: int) -> list[Observation]:
         """Import the suite's files; what they import comes out of `tree`.
 
         Args:
             tree: folder of the revision.
             suite: files, of HEAD on both sides: the same work for both.
             checkout: folder that nothing may be imported from: the repository the revision was taken from.
-            realtime: ask the kernel not to let ordinary processes interrupt this one; the answer says whether it does.
         """
         for name in [n for n in sys.modules if n == "pyprod" or n.startswith("pyprod.")]:
             del sys.modules[name]
@@ -72,8 +70,7 @@ class Child:
             self._benchmarks.update(found)
             files.update(dict.fromkeys(found, str(path)))
         _refuse_strangers(Path(tree), Path(checkout))
-        context = {"files": dict(sorted(files.items())), "realtime": realtime and _ask_for_realtime()}
-        return [Observation("benchmarks", "names", (), context)]
+        return [Observation("benchmarks", "names", (), {"files": dict(sorted(files.items()))})]
 
     def setup(self, name: str, seed: str) -> list[Observation]:
         """Make a benchmark ready. The same seed gives the same data at the same addresses on both sides."""
@@ -141,14 +138,6 @@ class Child:
         """Forget the last benchmark, so that the next one finds the process as that one did."""
         self._call = lambda: None
         self._place = Place(self._memory, "")
-
-
-def _ask_for_realtime() -> bool:
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    except (AttributeError, OSError):  # not Linux, or not permitted
-        return False
-    return True
 
 
 def _load(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -146,7 +147,6 @@ class Pair:
                 suite=list(map(str, self._suite[side])),
                 checkout=str(self._checkout),
                 threads=len(self._cpus),
-                realtime=self._realtime,
             )
         for side in sides:
             try:
@@ -154,7 +154,6 @@ class Pair:
             except WorkerFailed as error:
                 raise SideFailed(side, error.failure) from error
             self.files[side] = loaded.context["files"]
-            self.is_realtime = loaded.context["realtime"]
             self._workers[side].pin(self._cpus)
             self._workers[side].pause()
 
@@ -167,6 +166,7 @@ class Pair:
         self._zygote = launch("pyprod.gate.zygote", [str(folder)], ends, environment, folder / "zygote.log")
         for end in ends:
             end.close()
+        self._ask_for_realtime()
         try:
             if not status.poll(self._timeout):
                 raise PyprodError(f"importing torch took longer than {self._timeout:g} s: raise --timeout")
@@ -178,6 +178,13 @@ class Pair:
         for side in SIDES:
             process = _Forked(pids[side], side, ends_of)
             self._workers[side] = Worker(process, pipes[side][0], folder / f"{side}.log", self._all_cpus)
+
+    def _ask_for_realtime(self) -> None:
+        """For the zygote, whose sides inherit it: on a busy machine imports too are then done in their time."""
+        if self._realtime and self._zygote and hasattr(os, "sched_setscheduler"):
+            with contextlib.suppress(OSError):  # not permitted
+                os.sched_setscheduler(self._zygote.pid, os.SCHED_FIFO, os.sched_param(1))
+                self.is_realtime = True
 
     def order(self) -> Sequence[str]:
         """Both sides, in an order drawn anew."""
