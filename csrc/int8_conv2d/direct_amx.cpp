@@ -35,87 +35,112 @@ using int8_gemm::kRowBytes;
 
 // With fewer, strips are mostly empty: a batch's pixels fill tiles better as rows of one product.
 constexpr int64_t kFewestPixels = 9;
+// Lines that are copied at once stay close; a quarter of the smallest L2 that comes with AMX.
+constexpr int64_t kBandBytes = 1 << 19;
 constexpr int kStrip = 16;          // places of the window in a tile
 constexpr int64_t kTileBytes = 64;  // of a tile's row
 constexpr int64_t kAccBytes = kPanel * 4;
 
 // How a convolution is cut.
 struct Cut {
-  int64_t width, height;  // of the image with its border
+  int64_t width;          // of a line of the image with its border, pixels
   int64_t chunks, chunk;  // a window's line: how many, bytes of each, a multiple of 4
   bool wraps;             // whether strips run over the ends of lines
   int64_t line_strips;    // strips of an output line, where they do not
-  int64_t strips;         // of an image
-  int64_t image_bytes;    // what is read of the copy, beyond its end too
+  int64_t pairs;          // of strips of an image
+  int64_t band;           // pairs for which the lines they read are copied at once
+  int64_t band_bytes;     // of that copy, with what tiles read beyond its end
 
   explicit Cut(const Conv& conv) {
     const Window& w = conv.window;
     width = conv.in.w + 2 * w.pad_w;
-    height = conv.in.h + 2 * w.pad_h;
     const int64_t words = ceil_div(w.kernel_w * conv.in.c, 4);
     chunks = ceil_div(words * 4, kTileBytes);
     chunk = ceil_div(words, chunks) * 4;
     line_strips = ceil_div(conv.out.w, kStrip);
     const int64_t wrapped = ceil_div((conv.out.h - 1) * width + conv.out.w, kStrip);
     wraps = w.stride_h == 1 && w.stride_w == 1 && wrapped < conv.out.h * line_strips;
-    strips = wraps ? wrapped : conv.out.h * line_strips;
-    image_bytes = (width * height + 2 * kStrip * w.stride_w) * conv.in.c + kTileBytes * (chunks + 1);
+    pairs = ceil_div(wraps ? wrapped : conv.out.h * line_strips, 2);
+    const int64_t line = width * conv.in.c, beyond = 2 * kStrip * w.stride_w * conv.in.c + kTileBytes * (chunks + 1);
+    const int64_t window = (w.kernel_h - 1) * w.dilation_h + 1;
+    const int64_t lines = std::max<int64_t>(1, (kBandBytes - beyond) / line - window) / w.stride_h;  // of output
+    band = std::clamp<int64_t>(lines * (wraps ? width : line_strips * kStrip) / (2 * kStrip), 1, pairs);
+    // So many output lines are touched at most by a band that begins anywhere in one.
+    const int64_t touched = (wraps ? 2 * band * kStrip / width : 2 * band / line_strips) + 2;
+    band_bytes = (std::min(touched, conv.out.h) * w.stride_h + window) * line + beyond;
   }
+
+  int64_t strips() const { return 2 * pairs; }
 
   // Whether the packed weight can be read in place: a window's line is a whole number of its words, and of chunks.
   bool in_place(const Conv& conv) const { return conv.window.kernel_w * conv.in.c == chunks * chunk; }
 };
 
-// One image with its border, in scratch memory of this thread. Lines are copied as they are; the border is set once.
-class Bordered {
+// Lines of an image with its border, in scratch memory of this thread.
+class Band {
  public:
-  Bordered(const Conv& conv, const Cut& cut)
-      : conv_(conv), cut_(cut), data_(scratch<Purpose::rows>(static_cast<size_t>(cut.image_bytes))) {
-    std::memset(data_, conv.x.zero_point, static_cast<size_t>(cut.image_bytes));
-  }
+  Band(const Conv& conv, const Cut& cut)
+      : conv_(conv), line_(cut.width * conv.in.c), data_(scratch<Purpose::rows>(static_cast<size_t>(cut.band_bytes))) {}
 
-  void fill(const int8_t* image) const {
-    const int64_t line = conv_.in.w * conv_.in.c, step = cut_.width * conv_.in.c;
-    char* to = data_ + conv_.window.pad_h * step + conv_.window.pad_w * conv_.in.c;
-    for (int64_t y = 0; y < conv_.in.h; ++y, image += line, to += step) {
-      copy_run(reinterpret_cast<int8_t*>(to), image, line);
+  // Copies lines [begin, end), counted with the border. Returns where line 0 would be.
+  const char* copy(const int8_t* image, int64_t begin, int64_t end) {
+    // The border stays for the next image, where a band is all of it.
+    if (begin != begin_ || end != end_)
+      std::memset(data_, conv_.x.zero_point, static_cast<size_t>((end - begin) * line_));
+    begin_ = begin;
+    end_ = end;
+    const int64_t top = conv_.window.pad_h, bytes = conv_.in.w * conv_.in.c;
+    const int64_t last = std::min(end, top + conv_.in.h);
+    for (int64_t y = std::max(begin, top); y < last; ++y) {
+      char* to = data_ + (y - begin) * line_ + conv_.window.pad_w * conv_.in.c;
+      copy_run(reinterpret_cast<int8_t*>(to), image + (y - top) * bytes, bytes);
     }
+    return data_ - begin * line_;
   }
-
-  const char* data() const { return data_; }
 
  private:
   const Conv& conv_;
-  const Cut& cut_;
-  char* data_;
+  const int64_t line_;
+  char* const data_;
+  int64_t begin_ = -1, end_ = -1;
 };
 
-// The weights of a panel by kernel line and chunk: where `in_place`, the packed ones; else a copy that has zeros where
-// a chunk reads bytes of the next pixel.
-const int8_t* chunked(const Conv& conv, const Cut& cut, const int8_t* panel, int8_t* copy) {
-  if (cut.in_place(conv)) return panel + kRowBytes;
+// The weights of every panel by kernel line and chunk, in scratch memory, with zeros where a chunk reads bytes of the
+// next pixel; null where they are so in place.
+const int8_t* chunked(const Conv& conv, const Cut& cut) {
+  if (cut.in_place(conv)) return nullptr;
   const int64_t run = conv.window.kernel_w * conv.in.c, padded = cut.chunks * cut.chunk;
-  std::memset(copy, 0, static_cast<size_t>(conv.window.kernel_h * padded * kPanel));
-  for (int64_t i = 0; i < conv.window.kernel_h; ++i) {
-    for (int64_t j = 0; j < run; ++j) {
-      const int64_t from = i * run + j, to = i * padded + j;
-      const int8_t* source = panel + kRowBytes * (1 + from / 4) + from % 4;
-      int8_t* target = copy + kRowBytes * (to / 4) + to % 4;
+  const int64_t panels = ceil_div(conv.out.c, kPanel), bytes = conv.window.kernel_h * padded * kPanel;
+  auto* const copy = reinterpret_cast<int8_t*>(scratch<Purpose::patch>(static_cast<size_t>(panels * bytes)));
+  std::memset(copy, 0, static_cast<size_t>(panels * bytes));
+  for (int64_t p = 0; p < panels; ++p) {
+    const int8_t* panel = conv.packed + p * int8_gemm::panel_bytes(conv.k()) + kRowBytes;
+    for (int64_t k = 0; k < conv.k(); ++k) {
+      const int64_t to = k / run * padded + k % run;
+      const int8_t* source = panel + kRowBytes * (k / 4) + k % 4;
+      int8_t* target = copy + p * bytes + kRowBytes * (to / 4) + to % 4;
       for (int n = 0; n < kPanel; ++n) target[4 * n] = source[4 * n];
     }
   }
   return copy;
 }
 
-// Sums are tiles 0 to 3 (strip 0: 0, 1; strip 1: 2, 3), pixels 4 and 5, weights 6 and 7.
-void configure(int64_t chunk) {
-  TileConfig config;
-  for (int t = 0; t < 8; ++t) {
-    config.rows[t] = static_cast<uint8_t>(t >= 6 ? chunk / 4 : kStrip);
-    config.row_bytes[t] = static_cast<uint16_t>(t == 4 || t == 5 ? chunk : kTileBytes);
+// Tile registers for one convolution, given back however it ends.
+class Tiles {
+ public:
+  // Sums are tiles 0 to 3 (strip 0: 0, 1; strip 1: 2, 3), pixels 4 and 5, weights 6 and 7.
+  explicit Tiles(int64_t chunk) {
+    TileConfig config;
+    for (int t = 0; t < 8; ++t) {
+      config.rows[t] = static_cast<uint8_t>(t >= 6 ? chunk / 4 : kStrip);
+      config.row_bytes[t] = static_cast<uint16_t>(t == 4 || t == 5 ? chunk : kTileBytes);
+    }
+    TILE_CONFIGURE(config);
   }
-  TILE_CONFIGURE(config);
-}
+  ~Tiles() { TILE_RELEASE(); }
+  Tiles(const Tiles&) = delete;
+  Tiles& operator=(const Tiles&) = delete;
+};
 
 // Walks the places of an image, strip by strip.
 class Places {
@@ -125,6 +150,10 @@ class Places {
     y_ = (cut.wraps ? strip * kStrip : strip) / line;
     x_ = cut.wraps ? strip * kStrip % line : strip % line * kStrip;
   }
+
+  // The output lines of the strip's first place and of its last; the last there is, where it lies behind all.
+  int64_t line() const { return std::min(y_, conv_.out.h - 1); }
+  int64_t last_line() const { return std::min(cut_.wraps ? y_ + (x_ + kStrip - 1) / cut_.width : y_, conv_.out.h - 1); }
 
   // Bytes from the start of the bordered image to the first place's window.
   int64_t offset() const {
@@ -222,54 +251,53 @@ TARGET void strips(const Conv& conv, const Cut& cut, const char* image, int64_t 
   }
 }
 
-TARGET void panels(const Conv& conv, const Cut& cut, const char* image, int64_t begin, int64_t end,
-                   const void* residual, void* out) {
-  int8_t* copy = nullptr;
-  const int64_t bytes = int8_gemm::panel_bytes(conv.k());
-  if (!cut.in_place(conv)) {
-    const int64_t padded = conv.window.kernel_h * cut.chunks * cut.chunk * kPanel;
-    copy = reinterpret_cast<int8_t*>(scratch<Purpose::patch>(static_cast<size_t>(padded)));
-  }
+// Pairs of strips [begin, end) of one image against every panel. `weights`: as chunked() made them.
+TARGET void pairs(const Conv& conv, const Cut& cut, Band& band, int64_t begin, int64_t end, const int8_t* weights,
+                  const int8_t* x, const void* residual, void* out) {
+  const Window& w = conv.window;
+  const int64_t first = Places(conv, cut, 2 * begin).line(), last = Places(conv, cut, 2 * end - 1).last_line();
+  const char* image = band.copy(x, first * w.stride_h, last * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1);
+  const int64_t packed = int8_gemm::panel_bytes(conv.k()), copied = w.kernel_h * cut.chunks * cut.chunk * kPanel;
   for (int64_t n = 0; n < conv.out.c; n += kPanel) {
-    const int8_t* panel = conv.packed + n / kPanel * bytes;
-    const int8_t* weights = chunked(conv, cut, panel, copy);
+    const int8_t* panel = conv.packed + n / kPanel * packed;
+    const int8_t* from = weights != nullptr ? weights + n / kPanel * copied : panel + kRowBytes;
     const Finish finish(conv, residual, out, n, panel);
     if (conv.out.c - n > 16) {
-      strips<true>(conv, cut, image, begin, end, weights, finish);
+      strips<true>(conv, cut, image, 2 * begin, 2 * end, from, finish);
     } else {
-      strips<false>(conv, cut, image, begin, end, weights, finish);
+      strips<false>(conv, cut, image, 2 * begin, 2 * end, from, finish);
     }
   }
 }
+
+int64_t bytes_of(Element type) { return type == Element::int8 ? 1 : 4; }
 
 }  // namespace
 
 bool has_direct(const Conv& conv) {
   static const bool amx = std::string_view(int8_gemm::path().name) == "amx";
+  const int64_t room = int8_gemm::l2_bytes() / 2;
   return amx && conv.out.h * conv.out.w >= kFewestPixels && has_finish_avx512(conv) && conv.window.dilation_w == 1 &&
-         conv.out.c * conv.k() <= int8_gemm::l2_bytes() / 2;
+         conv.out.c * conv.k() <= room && Cut(conv).band_bytes <= room;
 }
 
 void run_direct(const Conv& conv, int64_t images, const int8_t* x, const void* residual, void* out) {
   const Cut cut(conv);
-  const int64_t residual_size = conv.residual_type == Element::int8 ? 1 : 4;
-  const int64_t out_size = conv.out_type == Element::int8 ? 1 : 4;
-  const int64_t pairs = ceil_div(cut.strips, 2);
+  const int64_t added = conv.out.size() * bytes_of(conv.residual_type);
+  const int64_t written = conv.out.size() * bytes_of(conv.out_type);
   const int64_t grain = ceil_div(kGrain, 2 * kStrip * conv.out.c * conv.k());
-  // Threads share pairs of strips; each has an image of its own.
-  parallel_for(0, images * pairs, grain, [&](int64_t begin, int64_t end) {
-    const Bordered bordered(conv, cut);
-    configure(cut.chunk);
-    for (int64_t pair = begin; pair < end;) {
-      const int64_t image = pair / pairs, last = std::min(end, (image + 1) * pairs);
-      bordered.fill(x + image * conv.in.size());
-      const auto* added = static_cast<const char*>(residual);
-      if (added != nullptr) added += image * conv.out.size() * residual_size;
-      panels(conv, cut, bordered.data(), (pair - image * pairs) * 2, std::min(cut.strips, (last - image * pairs) * 2),
-             added, static_cast<char*>(out) + image * conv.out.size() * out_size);
-      pair = last;
+  parallel_for(0, images * cut.pairs, grain, [&](int64_t begin, int64_t end) {
+    const int8_t* weights = chunked(conv, cut);
+    Band band(conv, cut);
+    const Tiles tiles(cut.chunk);
+    while (begin < end) {
+      const int64_t image = begin / cut.pairs, start = image * cut.pairs;
+      const int64_t until = std::min({end, start + cut.pairs, begin + cut.band});
+      const char* r = static_cast<const char*>(residual);
+      pairs(conv, cut, band, begin - start, until - start, weights, x + image * conv.in.size(),
+            r != nullptr ? r + image * added : nullptr, static_cast<char*>(out) + image * written);
+      begin = until;
     }
-    TILE_RELEASE();
   });
 }
 

@@ -19,6 +19,21 @@ SHAPES = [
     (1, 2, 3, 2, 2, 5, 1, 4, 1),
     (1, 7, 2, 9, 8, (1, 3), (2, 1), (0, 1), (1, 3)),
     (0, 4, 5, 6, 6, 3, 1, 1, 1),
+    # Tiles of pixels read in place: stride 1 within and over line ends, stride 2, chunks of 48 and 64 bytes, a window's
+    # line that is no multiple of 4, channels around 16 and 32, just enough pixels and one too few; lines of several
+    # bands; a border wider than any band; dilation across lines.
+    (2, 16, 16, 28, 28, 3, 1, 1, 1),
+    (3, 32, 48, 14, 14, 3, 2, 1, 1),
+    (2, 64, 65, 7, 7, 3, 1, 1, 1),
+    (2, 23, 33, 9, 19, 5, 1, 2, 1),
+    (1, 130, 17, 5, 33, 3, (2, 1), 1, 1),
+    (1, 3, 40, 17, 18, 7, 3, 3, 1),
+    (2, 16, 16, 3, 3, 3, 1, 1, 1),
+    (2, 16, 16, 2, 4, 3, 1, 1, 1),
+    (1, 12, 20, 160, 301, 3, 1, 1, 1),
+    (1, 16, 9, 300, 150, (3, 1), 2, (1, 0), 1),
+    (1, 4, 5, 4, 4, 1, 50_000, 100_000, 1),
+    (1, 8, 8, 20, 21, 3, 1, (2, 1), (2, 1)),
 ]
 
 
