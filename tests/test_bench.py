@@ -142,7 +142,7 @@ def test_ctrl_c_leaves_a_readable_record_and_says_how_to_go_on(tmp_path: Path) -
     running = subprocess.Popen([*command, "--max-samples", "100000", "--out", str(tmp_path)], stderr=subprocess.PIPE)
     workers = _wait_for_rounds(tmp_path, running)
     running.send_signal(signal.SIGINT)
-    _, stderr = running.communicate(timeout=60)
+    _, stderr = running.communicate(timeout=180)
     assert running.returncode == 130
     (path,) = tmp_path.iterdir()
     assert f"--resume {path}" in stderr.decode()

@@ -217,7 +217,7 @@ def test_ctrl_c_leaves_evidence_and_no_process(toy: Toy, tmp_path: Path) -> None
         time.sleep(0.1)
     started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     assert process.returncode == 130, err
     assert "interrupted" in out
     assert started
