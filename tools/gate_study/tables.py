@@ -80,5 +80,6 @@ def costs(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
     }
     lines = [f"A gate took {np.median(wall):.0f} s (median; at most {wall[-1]:.0f} s), building included."]
     for metric, hits in covered.items():
-        lines.append(f"95% intervals of {metric} that hold 1, where the edit changes nothing: {rate(sum(hits), len(hits))}.")
+        found = rate(sum(hits), len(hits))
+        lines.append(f"95% intervals of {metric} that hold 1, where the edit changes nothing: {found}.")
     return lines
