@@ -139,7 +139,9 @@ def _sizes(trees: Mapping[str, Path], outputs: Sequence[str]) -> dict[str, dict[
 def _new_folder(root: Path, what: str) -> Path:
     name = f"{datetime.date.today().isoformat()}-{what}"
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        if not root.exists():
+            root.mkdir(parents=True)
+            (root / ".gitignore").write_text("# One run's evidence is no part of the next one's working tree.\n*\n")
         for number in range(1, 10_000):
             folder = root / (name if number == 1 else f"{name}-{number}")
             if not folder.exists():

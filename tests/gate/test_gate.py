@@ -60,7 +60,7 @@ def test_slower_fails_and_the_rest_passes(
     assert 1.4 < said.rows["work"]["ratio"] < 2.2
     assert said.rows["other"]["verdict"] == "PASS"
     assert "<failure" in (tmp_path / "junit.xml").read_text()
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").glob("2*")
     assert {p.name for p in folder.iterdir()} == {"evidence.jsonl", "report.md"}
     assert cli.main(["gate", "--replay", str(folder), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["rows"] == said.found["rows"]
@@ -151,6 +151,13 @@ def test_what_base_can_not_run_is_new(toy: Toy, gate: Any) -> None:
     assert said.code == 4
     assert said.rows["other"]["state"] == "new"
     assert "no attribute 'third'" in said.rows["other"]["reason"]
+
+
+def test_evidence_is_no_part_of_the_working_tree(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
+    toy.git("checkout", "--quiet", "base")
+    for _ in range(2):
+        cli.main(["gate", "base", "--budget", "0.5s", "--json"])
+        assert json.loads(capsys.readouterr().out)["head"]["label"] == f"WORKTREE ({toy.git('rev-parse', 'base')[:7]})"
 
 
 def test_too_little_time_is_undecided(toy: Toy, gate: Any) -> None:
