@@ -188,6 +188,8 @@ class Gate:
             due = [look for look in looks[:-1] if self._book.looked < look <= self._spent()]
             if due:
                 self._look(due[-1])
+            elif number == self._settings.rule.min_pairs and not self._book.looked:
+                self._look(round(self._spent(), 4))  # what is plain needs no more; it costs next to none of the risk
 
     def _look(self, fraction: float) -> None:
         self._writer.record("look", fraction=fraction)
