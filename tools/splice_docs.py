@@ -3,7 +3,7 @@
 A block is a pair of comments, ``<!-- measured: WORKLOAD/DEVICE/bN/tN -->`` and ``<!-- /measured -->``; what stands
 between them is made from ``results/``. ``<!-- measured: kernels:TITLE -->``, with ``~`` for blanks,
 takes those tables of the kernel suite whose titles begin so; ``<!-- measured: gate-study -->`` takes those of the
-newest study of the gate.
+newest study of the gate, and ``<!-- measured: records:BASE:HEAD:GLOB -->`` the comparison of two records.
 
 Without arguments it writes; with ``--check`` it fails when a file would change.
 """
@@ -11,12 +11,17 @@ Without arguments it writes; with ``--check`` it fails when a file would change.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from pyprod import gate
+from pyprod.gate import records
+from pyprod.gate.report import markdown as gate_markdown
 from pyprod.kernel_suite import report as kernel_report
 from pyprod.measure import report, store
 
@@ -68,6 +73,22 @@ def gate_study(results: Path) -> str:
     )
 
 
+def compared_records(which: str, results: Path) -> str:
+    """Markdown of ``pyprod gate BASE HEAD`` of two records, the rows that match a glob: "BASE:HEAD:GLOB"."""
+    base, head, pattern = which.split(":")
+    with tempfile.TemporaryDirectory() as folder:
+        settings = gate.Settings(rule=gate.Rule(tolerance=records.TOLERANCE))
+        book, _ = gate.compare_records(results / base, results / head, settings, Path(folder))
+    for key in [key for key in book.rows if not fnmatch.fnmatch(key[0], pattern)]:
+        del book.rows[key]
+    table = gate_markdown.table(book)
+    command = f"pyprod gate results/{base} results/{head}"
+    return (
+        f"{table}\n\n{caption(store.read(results / head))}\n\n"
+        f"*Compared by `{command}`: {records.NOTE}. HEAD's latencies are at the speed that BASE's record found the baseline at.*\n"
+    )
+
+
 def _records(results: Path) -> Iterator[store.Record]:
     """Newest first."""
     return map(store.read, sorted((path.parent for path in results.glob(f"*/{store.PLAN}")), reverse=True))
@@ -88,6 +109,9 @@ def spliced(text: str, results: Path) -> str:
     """`text` with every block made anew."""
 
     def made(block: re.Match[str]) -> str:
+        kind, _, which = block["cohort"].partition(":")
+        if kind == "records":
+            return compared_records(which, results)
         if block["cohort"] == "gate-study":
             return gate_study(results)
         suite, colon, title = block["cohort"].partition("kernels:")

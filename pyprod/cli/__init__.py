@@ -16,7 +16,7 @@ from rich.table import Table
 
 from pyprod import __version__, environment
 from pyprod.cli import bench, gate, history
-from pyprod.cli.common import ERROR, SUCCESS, add_verb, print_json
+from pyprod.cli.common import ERROR, INTERRUPTED, SUCCESS, add_verb, print_json
 from pyprod.types import PyprodError
 
 __all__ = ["main", "parser"]
@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PyprodError as error:
         print(f"pyprod: {error}", file=sys.stderr)
         return ERROR
+    except KeyboardInterrupt:  # where a verb has nothing to keep
+        print("pyprod: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:  # `pyprod list | head`
         sys.stderr.close()
         return SUCCESS

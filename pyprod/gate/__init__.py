@@ -22,7 +22,7 @@ from pyprod import __version__, environment
 from pyprod.gate import config, records, revisions
 from pyprod.gate.book import Book
 from pyprod.gate.evidence import NAME, Writer, replay
-from pyprod.gate.run import Gate, Progress, Settings, Sides
+from pyprod.gate.run import Gate, Progress, Settings, Sides, cpus
 from pyprod.gate.sides import BASE, HEAD
 from pyprod.measure.decide import Rule, Verdict
 from pyprod.types import PyprodError
@@ -65,22 +65,26 @@ def compare(request: Request, settings: Settings, progress: Progress) -> Outcome
     Raises:
         PyprodError: a revision is unknown or does not build, there is no suite, HEAD can't import it, the disk is full.
     """
+    cpus(settings.threads)  # said now, not after two builds
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="pyprod-gate-"))
         repository = revisions.Repository(request.folder.resolve(), Path(scratch))
         named = {BASE: repository.resolve(request.base), HEAD: repository.resolve(request.head)}
         sides = _prepare(repository, named, request, progress)
+        progress(0.0, "waiting for another gate on this machine to end")
+        stack.enter_context(_alone(request.cache / "measuring.lock"))
         folder = _new_folder(request.out, f"{named[BASE].commit[:7]}-{named[HEAD].commit[:7]}")
         book = Book()
         about: dict[str, Any] = {
             side: {"label": r.label, "commit": r.commit, "tree": r.tree} for side, r in named.items()
         }
         about |= {"pyprod": __version__, "command": [Path(sys.argv[0]).name, *sys.argv[1:]]}
+        about |= {"environment": environment.fingerprint()}
         with Writer(folder / NAME, book) as writer:
+            gate = Gate(sides, settings, writer, book, progress)
+            gate.begin(about)
             try:
-                progress(0.0, "waiting for another gate on this machine to end")
-                stack.enter_context(_alone(request.cache / "measuring.lock"))
-                Gate(sides, settings, writer, book, progress).run(about | {"environment": environment.fingerprint()})
+                gate.run()
             except KeyboardInterrupt:
                 writer.record("interrupted")
     return Outcome(book, folder)
@@ -123,7 +127,7 @@ def _prepare(
     suite, own = ([p for glob in globs for p in sorted(trees[side].glob(glob))] for side in (HEAD, BASE))
     if not suite:
         raise PyprodError(f"HEAD has no file that matches {', '.join(globs)}: docs/gate.md shows what one looks like")
-    return Sides(trees, suite, own, repository.root, _sizes(trees, about.outputs))
+    return Sides(trees, about.path, suite, own, repository.root, _sizes(trees, about.outputs))
 
 
 def _sizes(trees: Mapping[str, Path], outputs: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -26,23 +26,16 @@ PEAK_MEMORY, SIZE, ACCURACY, OUTPUT = "peak_memory", "size", "accuracy", "output
 #: median has 1.4 times its noise. What slows down only some of the calls shows in the throughput.
 UNDISTURBED = 0.1
 
-#: Why a row is not decided upon: word and what it means.
-STATES = {
-    "measured": "both sides were measured",
-    "new": "BASE can't run it: nothing to compare with",
-    "skipped": "neither side can run it here",
-    "failed": "HEAD does not run it, or gives another output",
-    "vanished": "BASE has it, HEAD does not",
-}
-
 
 @dataclass
 class Row:
     """One metric of one benchmark.
 
     Attributes:
+        state: "measured"; "new": BASE can't run it; "skipped": neither side can; "failed": HEAD does not run it, or
+            gives another output; "vanished": HEAD does not define it any more.
         pairs: by pair of processes, the log-ratios taken in it: above 0, HEAD is worse.
-        values: by side, one value per pair, in the metric's unit.
+        values: by side, one value per turn, in the metric's unit.
         reason: one line, where the state is not "measured".
         decision: as of the look that decided, or of the last one.
     """

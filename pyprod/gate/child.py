@@ -27,6 +27,7 @@ from pyprod.types import Mismatch, PyprodError
 #: A process times each benchmark for some 20 ms: windows must be short.
 WARM_WINDOW_NS = 2_000_000
 
+#: A slice may take so many times its time, to make its least number of calls.
 PATIENCE = 5
 #: Weights and activations of some MB are back in their cache after so many calls.
 SETTLE_CALLS = 4
@@ -49,11 +50,14 @@ class Child:
         self._call: Callable[[], object]
         self._peak_was_reset = False
 
-    def load(self, tree: str, suite: Sequence[str], checkout: str, threads: int) -> list[Observation]:
+    def load(
+        self, tree: str, path: Sequence[str], suite: Sequence[str], checkout: str, threads: int
+    ) -> list[Observation]:
         """Import the suite's files; what they import comes out of `tree`.
 
         Args:
             tree: folder of the revision.
+            path: folders in it that modules are looked for in.
             suite: files, of HEAD on both sides: the same work for both.
             checkout: folder that nothing may be imported from: the repository the revision was taken from.
         """
@@ -61,14 +65,14 @@ class Child:
             del sys.modules[name]
         torch.set_num_threads(threads)
         torch.inference_mode().__enter__()  # for good: a call that trains leaves it itself
-        sys.path[:] = [tree, *(p for p in sys.path if p)]
+        sys.path[:] = [*(str(Path(tree, folder)) for folder in path), *(p for p in sys.path if p)]
         files: dict[str, str] = {}
-        for path in map(Path, suite):
-            found = _load(path).benchmarks()
+        for file in map(Path, suite):
+            found = _load(file).benchmarks()
             if doubled := sorted(found.keys() & self._benchmarks.keys()):
-                raise PyprodError(f"{path.name} defines again what another file has: {', '.join(doubled)}")
+                raise PyprodError(f"{file.name} defines again what another file has: {', '.join(doubled)}")
             self._benchmarks.update(found)
-            files.update(dict.fromkeys(found, str(path)))
+            files.update(dict.fromkeys(found, str(file)))
         _refuse_strangers(Path(tree), Path(checkout))
         return [Observation("benchmarks", "names", (), {"files": dict(sorted(files.items()))})]
 

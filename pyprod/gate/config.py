@@ -16,6 +16,7 @@ class Config:
 
     Attributes:
         suite: globs of the files that define benchmarks.
+        path: folders, below the revision's, that its modules are imported from; ["src"] for such a layout.
         build: command, run in a revision's folder with ``python`` on PATH being the one that runs the gate; empty for a
             project that needs no building.
         inputs: globs of all that the build reads. Two revisions that agree in them share one build.
@@ -24,6 +25,7 @@ class Config:
     """
 
     suite: tuple[str, ...] = ("bench/gate_*.py",)
+    path: tuple[str, ...] = (".",)
     build: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()

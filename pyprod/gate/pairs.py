@@ -83,6 +83,7 @@ class Pair:
 
     Args:
         trees: folder of each side.
+        path: folders in each that modules are imported from.
         suite: for each side the files that define its benchmarks.
         checkout: the repository's folder.
         cpus: where timing happens; each side starts on one of `all_cpus`, both at once.
@@ -97,6 +98,7 @@ class Pair:
     def __init__(
         self,
         trees: Mapping[str, Path],
+        path: Sequence[str],
         suite: Mapping[str, Sequence[Path]],
         checkout: Path,
         cpus: Sequence[int],
@@ -105,7 +107,7 @@ class Pair:
         timeout: float,
         realtime: bool,
     ) -> None:
-        self._trees, self._suite, self._checkout = trees, suite, checkout
+        self._trees, self._path, self._suite, self._checkout = trees, path, suite, checkout
         self._cpus, self._all_cpus = cpus, all_cpus
         self._rng, self._timeout, self._realtime = rng, timeout, realtime
         self._workers: dict[str, Worker] = {}
@@ -144,6 +146,7 @@ class Pair:
             self._workers[side].send(
                 "load",
                 tree=str(self._trees[side]),
+                path=list(self._path),
                 suite=list(map(str, self._suite[side])),
                 checkout=str(self._checkout),
                 threads=len(self._cpus),
@@ -235,9 +238,9 @@ class Pair:
         return float(np.linalg.norm(head - base)) / scale if scale else float(np.linalg.norm(head) > 0)
 
 
-def load_average() -> float:
-    """Runnable processes over the last minute; NaN where the system does not say."""
+def load_average() -> float | None:
+    """Runnable processes over the last minute; None where the system does not say."""
     try:
         return os.getloadavg()[0]
     except OSError:
-        return float("nan")
+        return None

@@ -1,7 +1,7 @@
 """Two stored records of ``pyprod bench`` instead of two revisions: measured some time ago, on the same machine.
 
 Weaker than pairs of processes, and it says so: each candidate had one process in each record, on days that may differ.
-What the days did to the cohort's baseline is taken out of the others' latencies, round by round; what a process's own
+How much slower the cohort's baseline was, by its medians, is taken out of the others' latencies; what a process's own
 addresses and pages did is not.
 """
 
@@ -22,7 +22,7 @@ from pyprod.gate.sides import BASE, HEAD, SIDES
 from pyprod.measure import statistics, store
 from pyprod.types import Candidate, Evaluation, Failure, Measurement, PyprodError
 
-#: A record compared with another of the same code moves by so much (docs/methodology.md): the least honest tolerance.
+#: Of latency: two processes of one model have been up to 6% apart (docs/methodology.md), and days differ too.
 TOLERANCE = 0.1
 NOTE = "two stored records: one process each, so what differs from process to process counts as the change"
 
@@ -95,9 +95,20 @@ def _latencies(candidate: Candidate, before: _Entry, found: _Entry, drift: float
 def _values(candidate: Candidate, before: _Entry, found: _Entry) -> Iterator[Event]:
     for metric in sorted(before.values.keys() & found.values.keys()):
         sides = {BASE: before.values[metric], HEAD: found.values[metric]}
-        if all(np.isfinite(v) and v > 0 for v in sides.values()):
-            better = metric == ACCURACY and found.higher_is_better
-            yield {"kind": "exact", "benchmark": candidate.id, "metric": metric, "higher_is_better": better, **sides}
+        if not _positive(sides[BASE]):
+            continue  # no ratio to a score that is no number, or below 0
+        if not _positive(sides[HEAD]):
+            message = f"{metric} was {sides[BASE]:g} and is {sides[HEAD]:g}"
+            yield from _failures(
+                candidate, {BASE: _Entry(), HEAD: _Entry(failure=Failure("mismatch", "score", message))}
+            )
+            continue
+        better = metric == ACCURACY and found.higher_is_better
+        yield {"kind": "exact", "benchmark": candidate.id, "metric": metric, "higher_is_better": better, **sides}
+
+
+def _positive(value: float) -> bool:
+    return bool(np.isfinite(value) and value > 0)
 
 
 def _drift(entries: Mapping[str, Mapping[Candidate, _Entry]], candidate: Candidate, baseline: str) -> float:

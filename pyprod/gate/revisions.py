@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -100,10 +99,10 @@ class Repository:
     def export(self, revision: Revision, into: Path) -> None:
         """Write the files of a revision into the new folder `into`, all or none."""
         with tempfile.TemporaryDirectory(dir=into.parent) as folder:
-            archive, files = Path(folder, "archive.tar"), Path(folder, "files")
-            self._git("archive", "--output", str(archive), revision.tree)
-            with tarfile.open(archive) as tar:
-                tar.extractall(files, filter="tar")
+            files = Path(folder, "files")
+            files.mkdir()
+            self._git("read-tree", revision.tree)
+            self._git("checkout-index", "--all", f"--prefix={files}/")  # not archive: that obeys export-ignore
             files.rename(into)
 
     def _working_tree(self) -> Revision:

@@ -90,6 +90,7 @@ class Sides:
 
     Attributes:
         trees: the built folder of each side.
+        path: folders in it that modules are imported from.
         suite: HEAD's files of benchmarks: both sides do this work.
         own_suite: BASE's own, to learn what HEAD does not define any more.
         checkout: the repository both came from.
@@ -97,10 +98,23 @@ class Sides:
     """
 
     trees: Mapping[str, Path]
+    path: Sequence[str]
     suite: Sequence[Path]
     own_suite: Sequence[Path]
     checkout: Path
     outputs: Mapping[str, Mapping[str, int]]
+
+
+def cpus(threads: int) -> list[int]:
+    """Those that both sides are timed on.
+
+    Raises:
+        PyprodError: there are fewer than threads.
+    """
+    found = environment.cpus(threads)
+    if len(found) < threads:
+        raise PyprodError(f"--threads {threads}: this process may use {len(found)} CPUs only")
+    return found
 
 
 class Gate:
@@ -115,14 +129,12 @@ class Gate:
         self._writer, self._book, self._progress = writer, book, progress
         self._rng = random.Random(settings.seed)
         self._all_cpus = environment.allowed_cpus()
-        self._cpus = environment.cpus(settings.threads)
-        if len(self._cpus) < settings.threads:
-            raise PyprodError(f"--threads {settings.threads}: this process may use {len(self._cpus)} CPUs only")
+        self._cpus = cpus(settings.threads)
         self._started = 0.0
         self._turn_s = 0.02
 
-    def run(self, about: Mapping[str, Any]) -> None:
-        """Measure until decided or out of budget.
+    def begin(self, about: Mapping[str, Any]) -> None:
+        """Write down what is asked for: the evidence begins with it.
 
         Args:
             about: what the evidence shall say of the run: revisions, command, machine.
@@ -132,6 +144,9 @@ class Gate:
         self._writer.record(
             "plan", format=FORMAT, rule=rule, settings=settings, tolerances=self._settings.tolerances(), **about
         )
+
+    def run(self) -> None:
+        """Measure until decided or out of budget."""
         for name, sizes in self._sides.outputs.items():
             self._writer.record("exact", benchmark=name, metric=SIZE, **sizes)
         self._inventory()
@@ -177,18 +192,18 @@ class Gate:
     def _pairs(self) -> Iterator[int]:
         """Numbers of pairs to measure; looks are taken in between, the last when no further pair fits the budget."""
         looks = self._settings.rule.looks
-        number, longest = 0, 0.0
+        number, last = 0, 0.0
         while self._book.open_benchmarks():
             before = self._spent()
-            if number and before + longest / 2 > 1:
+            if number and before + last / 2 > 1:
                 self._look(looks[-1])
                 return
             yield number
-            number, longest = number + 1, self._spent() - before
+            number, last = number + 1, self._spent() - before
             due = [look for look in looks[:-1] if self._book.looked < look <= self._spent()]
             if due:
                 self._look(due[-1])
-            elif number == self._settings.rule.min_pairs and not self._book.looked:
+            elif number == self._settings.rule.min_pairs and not self._book.looked and self._spent() < looks[0]:
                 self._look(round(self._spent(), 4))  # what is plain needs no more; it costs next to none of the risk
 
     def _look(self, fraction: float) -> None:
@@ -201,6 +216,7 @@ class Gate:
         settings = self._settings
         return Pair(
             self._sides.trees,
+            self._sides.path,
             suite,
             self._sides.checkout,
             self._cpus,

@@ -160,6 +160,17 @@ def test_evidence_is_no_part_of_the_working_tree(toy: Toy, capsys: pytest.Captur
         assert json.loads(capsys.readouterr().out)["head"]["label"] == f"WORKTREE ({toy.git('rev-parse', 'base')[:7]})"
 
 
+def test_a_src_layout(toy: Toy, gate: Any) -> None:
+    toy.git("checkout", "--quiet", "base")
+    toy.git("mv", "toy.py", "src_toy.py")
+    toy.write("src/toy.py", CODE.format(count=4))
+    toy.write("pyproject.toml", '[tool.pyprod.gate]\npath = ["src"]\n')
+    toy.commit("src_base")
+    toy.write("src/toy.py", CODE.format(count=12))
+    toy.commit("src_slow")
+    assert gate("src_base", "src_slow", "--select", "work").code == 1
+
+
 def test_too_little_time_is_undecided(toy: Toy, gate: Any) -> None:
     said = gate("base", toy.head("hurry", CODE.format(count=5)), fast=("--budget", "0.5s"))
     assert said.code == 3

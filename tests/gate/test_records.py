@@ -62,6 +62,12 @@ def test_accuracy_and_size_count(tmp_path: Path) -> None:
     assert set(better.values()) == {Verdict.PASS}
 
 
+def test_an_accuracy_that_is_gone_fails(tmp_path: Path) -> None:
+    """All wrong: there is no ratio to 0, and that must not drop the row."""
+    found = verdicts(record(tmp_path, "a"), record(tmp_path, "b", correct=0), tmp_path / "out")
+    assert found["native.int8", LATENCY] is Verdict.FAIL
+
+
 def test_what_fails_now_fails(tmp_path: Path) -> None:
     found = verdicts(record(tmp_path, "a"), record(tmp_path, "b", failure=True), tmp_path / "out")
     assert found["native.int8", LATENCY] is Verdict.FAIL

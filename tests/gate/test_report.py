@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import jsonschema
 import pytest
 
 from pyprod.gate import report
@@ -95,6 +97,19 @@ def test_json(mixed: Book) -> None:
     assert rows["a|slow"]["ratio"] == pytest.approx(1.05, rel=1e-3)
     assert rows["new"]["verdict"] is None
     assert rows["new"]["ratio"] is None
+
+
+@pytest.mark.parametrize("kind", ["mixed", "nothing", "undecided"])
+def test_json_is_as_its_schema_says(mixed: Book, kind: str) -> None:
+    schema = json.loads(resources.files("pyprod.gate.report").joinpath("verdict.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    books = {
+        "mixed": mixed,
+        "nothing": book(inventory()),
+        "undecided": book(inventory("x"), *samples("x", 1.0, pairs=2)),
+    }
+    validator.check_schema(schema)
+    validator.validate(json.loads(report.to_json(books[kind])))
 
 
 def test_annotations(mixed: Book) -> None:

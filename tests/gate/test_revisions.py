@@ -64,6 +64,13 @@ def test_the_working_tree_holds_what_git_would_add(toy: Toy, repository: Reposit
     assert (toy.git("status", "--porcelain"), files(toy.root / ".git/objects")) == before
 
 
+def test_what_archives_leave_out_is_there(toy: Toy, repository: Repository, tmp_path: Path) -> None:
+    toy.write(".gitattributes", "bench export-ignore\n")
+    toy.commit("ignoring")
+    repository.export(repository.resolve("ignoring"), tmp_path / "tree")
+    assert files(tmp_path / "tree") == {".gitattributes", "toy.py", "bench/gate_toy.py"}
+
+
 def test_equal_files_are_one_tree(toy: Toy, repository: Repository) -> None:
     toy.commit("empty")
     assert repository.resolve("base").tree == repository.resolve("empty").tree == repository.resolve(WORKING_TREE).tree
@@ -143,7 +150,7 @@ def test_a_build_that_leaves_nothing(
 def test_configuration() -> None:
     assert read("") == Config()
     text = '[tool.pyprod.gate]\nsuite = ["b.py"]\nbuild = ["make"]\ninputs = ["*.c"]\noutputs = ["x"]\n'
-    assert read(text) == Config(("b.py",), ("make",), ("*.c",), ("x",))
+    assert read(text) == Config(("b.py",), build=("make",), inputs=("*.c",), outputs=("x",))
 
 
 @pytest.mark.parametrize(

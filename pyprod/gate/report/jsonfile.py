@@ -1,4 +1,4 @@
-"""The verdict for programs; ``gate.schema.json`` describes it."""
+"""The verdict for programs; ``verdict.schema.json`` beside this file describes it."""
 
 from __future__ import annotations
 

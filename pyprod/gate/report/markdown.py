@@ -13,13 +13,19 @@ def to_markdown(book: Book) -> str:
     lines = [f"### pyprod gate: {_MARKS.get(str(book.verdict), 'nothing compared')}", ""]
     lines += [f"{words.title(book)}. {words.sentence(book)}", ""]
     lines += [f"*Note: {words.note(book)}.*", ""] if words.note(book) else []
-    headings = [heading or "remark" for heading in words.HEADINGS]
-    lines += [f"| {' | '.join(headings)} |", "|---|---|---|" + "---:|" * (len(headings) - 4) + "---|"]
-    for row in words.shown(book):
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in words.cells(row))} |")
+    lines.append(table(book))
     if hidden := words.hidden(book):
         lines += ["", hidden]
     return "\n".join([*lines, "", how(book)]) + "\n"
+
+
+def table(book: Book) -> str:
+    """The rows that are worth a line."""
+    headings = [heading or "remark" for heading in words.HEADINGS]
+    lines = [f"| {' | '.join(headings)} |", "|---|---|---|" + "---:|" * (len(headings) - 4) + "---|"]
+    for row in words.shown(book):
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in words.cells(row))} |")
+    return "\n".join(lines)
 
 
 def how(book: Book) -> str:
