@@ -85,7 +85,8 @@ def compared_records(which: str, results: Path) -> str:
     command = f"pyprod gate results/{base} results/{head}"
     return (
         f"{table}\n\n{caption(store.read(results / head))}\n\n"
-        f"*Compared by `{command}`: {records.NOTE}. HEAD's latencies are at the speed that BASE's record found the baseline at.*\n"
+        f"*Compared by `{command}`: {records.NOTE}. HEAD's latencies are scaled "
+        "to the speed that BASE's record found the baseline at.*\n"
     )
 
 
