@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import importlib.util
 import resource
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pyprod import discover
 from pyprod.gate.place import Allocations, Memory, Place
 from pyprod.measure import memory, sampling
 from pyprod.measure.subject import Observation
@@ -68,7 +68,7 @@ class Child:
         sys.path[:] = [*(str(Path(tree, folder)) for folder in path), *(p for p in sys.path if p)]
         files: dict[str, str] = {}
         for file in map(Path, suite):
-            found = _load(file).benchmarks()
+            found: Mapping[str, Setup] = discover.load_file(file).benchmarks()
             if doubled := sorted(found.keys() & self._benchmarks.keys()):
                 raise PyprodError(f"{file.name} defines again what another file has: {', '.join(doubled)}")
             self._benchmarks.update(found)
@@ -142,16 +142,6 @@ class Child:
         """Forget the last benchmark, so that the next one finds the process as that one did."""
         self._call = lambda: None
         self._place = Place(self._memory, "")
-
-
-def _load(path: Path) -> Any:
-    """Import one file under its own name."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _numbers(value: object) -> Iterator[np.ndarray[Any, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pyprod.gate.book import Book
+from pyprod.measure import store
 from pyprod.types import PyprodError
 
 NAME = "evidence.jsonl"
@@ -36,14 +37,9 @@ class Writer:
     def record(self, kind: str, **fields: Any) -> None:
         """Write one event, whole or not at all, then feed it."""
         event = {"kind": kind, **fields}
-        line = json.dumps(event, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-        end = os.lseek(self._fd, 0, os.SEEK_END)
         try:
-            written = os.write(self._fd, line)
-            if written < len(line):
-                raise OSError(f"only {written} of {len(line)} bytes written")
+            store.append_line(self._fd, event)
         except OSError as error:
-            os.ftruncate(self._fd, end)
             raise PyprodError(f"can't write {self._path}: {error}; the evidence up to here is kept") from error
         self.book.feed(event)
 

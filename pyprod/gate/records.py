@@ -20,7 +20,7 @@ from pyprod.gate.evidence import FORMAT, Writer, summary
 from pyprod.gate.run import Settings
 from pyprod.gate.sides import BASE, HEAD, SIDES
 from pyprod.measure import statistics, store
-from pyprod.types import Candidate, Evaluation, Failure, Measurement, PyprodError
+from pyprod.types import Candidate, Failure, Measurement, PyprodError
 
 #: Of latency: two processes of one model have been up to 6% apart (docs/methodology.md), and days differ too.
 TOLERANCE = 0.1
@@ -136,10 +136,7 @@ def _entries(measurements: tuple[Measurement, ...]) -> dict[Candidate, _Entry]:
         elif m.metric == "latency":
             entry.rounds.append(float(np.median(m.samples)))
         elif m.metric == "accuracy":
-            context = m.context
-            evaluation = Evaluation(
-                context["statistic"], m.samples, tuple(context.get("truth", ())), tuple(context.get("cluster", ()))
-            )
+            evaluation = statistics.evaluation(m)
             entry.values[ACCURACY] = statistics.score(evaluation)
             entry.higher_is_better = evaluation.higher_is_better
         elif m.metric in names:

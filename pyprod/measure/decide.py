@@ -10,12 +10,14 @@ risk, the shares add up to the whole, so that by the union bound the risk holds 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+from scipy import optimize, stats
 
 from pyprod.measure.statistics import CONFIDENCE, Estimate, trimmed_mean
 from pyprod.types import PyprodError
@@ -89,6 +91,19 @@ def share(before: float, now: float) -> float:
     return now**2 - before**2
 
 
+@functools.cache
+def _shift(freedom: int, risk: float) -> float:
+    """How many standard errors off a mean must be for a test of this risk to tell with `POWER`; NaN without freedom.
+
+    The noncentrality at which Student's t exceeds its own quantile so often. (The sum of the two quantiles, the
+    usual shortcut, gave 85% for 90% on 16 pairs.)
+    """
+    if freedom < 1:
+        return math.nan
+    limit = float(stats.t.isf(risk, freedom))
+    return float(optimize.brentq(lambda shift: stats.nct.sf(limit, freedom, shift) - POWER, 0.0, 4 * limit + 10))
+
+
 def decide(logs: Sequence[float], rule: Rule, rows: int, share: float) -> Decision:
     """Judge one row.
 
@@ -112,6 +127,6 @@ def decide(logs: Sequence[float], rule: Rule, rows: int, share: float) -> Decisi
         faster = mean.bound(1 - fail_risk) < -limit
     ends = [mean.center, mean.bound((1 - CONFIDENCE) / 2), mean.bound((1 + CONFIDENCE) / 2)]
     value, low, high = (math.exp(end) for end in ends)
-    reach = mean.bound(1 - fail_risk) - mean.center + mean.bound(POWER) - mean.center
+    reach = _shift(mean.freedom, fail_risk) * mean.error
     noise = float(np.std(logs, ddof=1)) if len(logs) > 1 else math.nan
     return Decision(verdict, Estimate(value, low, high, len(logs)), math.expm1(limit + reach), noise, faster)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pyprod.types import Evaluation, PyprodError
+from pyprod.types import Evaluation, Measurement, PyprodError
 
 Array = NDArray[np.float64]
 
@@ -143,6 +143,14 @@ def geometric_mean(estimates: Sequence[Estimate]) -> Estimate:
 def trustworthy(aa_ratio: float) -> bool:
     """Whether the A/A pair agrees: False outside 0.97–1.03, and for NaN."""
     return AA_LIMITS[0] <= aa_ratio <= AA_LIMITS[1]
+
+
+def evaluation(accuracy: Measurement) -> Evaluation:
+    """What a measurement of the metric "accuracy" holds."""
+    context = accuracy.context
+    return Evaluation(
+        context["statistic"], accuracy.samples, tuple(context.get("truth", ())), tuple(context.get("cluster", ()))
+    )
 
 
 def score(evaluation: Evaluation) -> float:

@@ -95,14 +95,9 @@ class Writer:
 
     def append(self, measurement: Measurement) -> None:
         """Write one line whole, or not at all."""
-        line = json.dumps(measurement.to_json(), allow_nan=False, separators=(",", ":")).encode() + b"\n"
-        end = os.lseek(self._fd, 0, os.SEEK_END)
         try:
-            written = os.write(self._fd, line)
-            if written < len(line):
-                raise OSError(f"only {written} of {len(line)} bytes written")
+            append_line(self._fd, measurement.to_json())
         except OSError as error:
-            os.ftruncate(self._fd, end)
             raise PyprodError(
                 f"can't write {self._path}: {error}; what was measured before is safe: make room, then --resume it"
             ) from error
@@ -111,6 +106,23 @@ class Writer:
         size = os.lseek(self._fd, 0, os.SEEK_END)
         if size and os.pread(self._fd, 1, size - 1) != b"\n":
             os.write(self._fd, b"\n")
+
+
+def append_line(fd: int, value: Mapping[str, Any]) -> None:
+    """Append one line of JSON to an open file, whole or not at all.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    line = json.dumps(value, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    end = os.lseek(fd, 0, os.SEEK_END)
+    try:
+        written = os.write(fd, line)
+        if written < len(line):
+            raise OSError(f"only {written} of {len(line)} bytes written")
+    except OSError:
+        os.ftruncate(fd, end)
+        raise
 
 
 def write_atomically(path: Path, text: str | bytes) -> None:

@@ -13,6 +13,8 @@ from pyprod.measure.decide import Decision, Rule, Verdict, decide, share
 from pyprod.types import PyprodError
 
 RUNS = 800
+#: For rates that must be told from others near them: the standard error is half a percent.
+MANY = 3200
 LIMIT = math.log1p(0.02)
 
 
@@ -66,23 +68,23 @@ def test_power() -> None:
 @pytest.mark.parametrize("kind", ["normal", "heavy", "disturbed"])
 @pytest.mark.parametrize("slowdown", [0.0, 0.03])
 def test_intervals_cover_the_truth(kind: str, slowdown: float) -> None:
-    """93% to 97% is the goal; between 91.5% and 98.5% is what so few runs can tell from it."""
-    found = [sequence(slowdown, 0.008, 16, kind).ratio for _ in range(RUNS)]
+    """93% to 97% is the goal; 0.5% more above is what so many runs can't tell from it."""
+    found = [sequence(slowdown, 0.008, 16, kind).ratio for _ in range(MANY)]
     covered = sum(r.low <= 1 + slowdown <= r.high for r in found)
-    assert 0.915 * RUNS < covered < 0.985 * RUNS
+    assert 0.93 * MANY < covered < 0.975 * MANY
 
 
 def test_detectable_is_what_fails_nine_times_in_ten() -> None:
     rule, sd, pairs = Rule(), 0.008, 16
-    detectable = np.median(
-        [decide((sd * noise("normal", pairs)).tolist(), rule, 20, 0.4).detectable for _ in range(99)]
+    detectable = np.mean(
+        [decide((sd * noise("normal", pairs)).tolist(), rule, 20, 0.4).detectable for _ in range(RUNS)]
     )
     hits = sum(
         decide((math.log1p(float(detectable)) + sd * noise("normal", pairs)).tolist(), rule, 20, 0.4).verdict
         is Verdict.FAIL
-        for _ in range(RUNS)
+        for _ in range(MANY)
     )
-    assert 0.85 * RUNS < hits < 0.95 * RUNS
+    assert 0.85 * MANY < hits < 0.95 * MANY
 
 
 def test_shares_add_up() -> None:

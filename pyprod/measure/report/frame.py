@@ -12,7 +12,7 @@ import pandas as pd
 
 from pyprod.measure import statistics
 from pyprod.measure.report.columns import COLUMNS, resolve
-from pyprod.types import Candidate, Evaluation, Measurement, PyprodError
+from pyprod.types import Candidate, Measurement, PyprodError
 
 BASELINE = ("base", "eager.fp32")
 COHORT = ["workload", "device", "batch", "threads"]
@@ -183,17 +183,10 @@ def _status(record: Record, candidate: Candidate) -> dict[str, str]:
     return {"status": "ok"}
 
 
-def _evaluation(m: Measurement) -> Evaluation:
-    context = m.context
-    return Evaluation(
-        context["statistic"], m.samples, tuple(context.get("truth", ())), tuple(context.get("cluster", ()))
-    )
-
-
 def _accuracy(record: Record, form: _Form) -> dict[str, Any]:
     """The accuracy columns of one form, compared with the baseline's form on the same device."""
     workload, _, _, device = form
-    mine = _evaluation(record.accuracy[form])
+    mine = statistics.evaluation(record.accuracy[form])
     row: dict[str, Any] = {
         "accuracy": statistics.score(mine),
         "statistic": mine.statistic,
@@ -202,7 +195,7 @@ def _accuracy(record: Record, form: _Form) -> dict[str, Any]:
     reference = record.accuracy.get((workload, *BASELINE, device))
     if reference is None:
         return row
-    base = _evaluation(reference)
+    base = statistics.evaluation(reference)
     difference = statistics.accuracy_difference(mine, base)
     row |= {
         "accuracy_difference": difference.value,
