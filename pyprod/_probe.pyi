@@ -74,6 +74,24 @@ def parallel_region_seconds(address: int, threads: int, repetitions: int) -> lis
         repetitions: values wanted, >= 1.
     """
 
+def ladder_rungs() -> list[tuple[str, bool]]:
+    """Rungs of the ladder that this CPU can run, from the bottom up, and whether each takes packed weights."""
+
+def ladder_product(name: str, a: int, w: int, m: int, n: int, k: int, out: int) -> None:
+    """The int8 product ``out = a @ w.T`` as it was before a step that made it fast: one rung of the ladder.
+
+    Arrays are dense and given by address; nothing checks them.
+
+    Args:
+        name: of `ladder_rungs`.
+        a: int8 ``[m, k]``.
+        w: int8 ``[n, k]``, or, for a rung that takes packed weights, ``pyprod.kernels.PackedWeight.data``.
+        out: int32 ``[m, n]``.
+
+    Raises:
+        ValueError: this CPU has no such rung.
+    """
+
 def under_valgrind() -> bool:
     """Whether valgrind runs this process."""
 

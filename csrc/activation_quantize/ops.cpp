@@ -8,6 +8,7 @@
 
 #include "activation_quantize/path.h"
 #include "common/isa.h"
+#include "common/output.h"
 #include "common/parallel.h"
 #include "common/row_view.h"
 #include "common/scratch.h"
@@ -37,8 +38,8 @@ std::tuple<Tensor, Tensor> run(Function function, Float type, const Tensor& x_in
   const RowView x(x_in, type);
   std::optional<RowView> up;
   if (up_in != nullptr) up.emplace(*up_in, type);
-  Tensor q_out = torch::stable::new_empty(x_in, x_in.sizes(), ScalarType::Char);
-  Tensor scale_out = torch::stable::new_empty(x_in, {x_in.sizes().data(), x_in.sizes().size() - 1}, ScalarType::Float);
+  Tensor q_out = new_output(x_in, x_in.sizes(), ScalarType::Char);
+  Tensor scale_out = new_output(x_in, {x_in.sizes().data(), x_in.sizes().size() - 1}, ScalarType::Float);
   int8_t* const q = static_cast<int8_t*>(q_out.mutable_data_ptr());
   float* const scale = static_cast<float*>(scale_out.mutable_data_ptr());
   const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, k));

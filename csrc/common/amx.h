@@ -1,5 +1,10 @@
 #pragma once
 
+#if defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <cstdint>
 
 // AMX tiles: eight registers of up to 16 rows of 64 bytes. The instructions as they are; GCC 12's own macros don't tell
@@ -27,5 +32,16 @@ struct alignas(64) TileConfig {
   uint16_t row_bytes[16] = {};
   uint8_t rows[16] = {};
 };
+
+// Linux gives the tile registers (8 KB of state a thread) only to processes that ask: arch/x86/xstate.rst. The
+// permission holds for all threads and stays.
+inline bool tiles_permitted() {
+#if defined(__x86_64__)
+  constexpr int64_t kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 }  // namespace pyprod

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "common/amx.h"
 #include "common/cpu_features.h"
 
 // Which instruction set the CPU kernels of this process use: one choice for every room.
@@ -27,15 +28,21 @@ inline bool supports(const CpuFeatures& has, Isa isa) {
     case Isa::avx512_vnni:
       return has.avx2 && avx512;
     case Isa::amx:
-      return has.avx2 && avx512 && has.amx_tile && has.amx_int8;
+      return has.avx2 && avx512 && has.amx_tile && has.amx_int8 && tiles_permitted();
   }
   return false;
 }
 
+// What PYPROD_ISA names, or null.
+inline const char* forced_isa() {
+  const char* name = std::getenv("PYPROD_ISA");
+  return name != nullptr && *name != '\0' ? name : nullptr;
+}
+
 inline Isa choose_isa() {
   const CpuFeatures has = detect_cpu();
-  const char* forced = std::getenv("PYPROD_ISA");
-  const bool any = forced == nullptr || *forced == '\0';
+  const char* forced = forced_isa();
+  const bool any = forced == nullptr;
   for (int i = static_cast<int>(Isa::amx); i >= 0; --i) {
     const bool usable = supports(has, static_cast<Isa>(i));
     if (any && usable) return static_cast<Isa>(i);

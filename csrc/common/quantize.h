@@ -37,28 +37,42 @@ struct Values {
   PYPROD_INLINE float at(int64_t i) const { return to_float(x[i]); }
 };
 
-// Quantizes values.at(0) .. at(k - 1), whose largest magnitude_bits() is `top`; returns their scale.
-template <class From>
-PYPROD_INLINE float quantize_values(const From& values, int64_t k, int32_t top, int8_t* q) {
+// Quantizes values.at(0) .. at(k - 1), whose largest magnitude_bits() is `top`, each stored with kOffset added; returns
+// their scale.
+template <int kOffset = 0, class From, class To>
+PYPROD_INLINE float quantize_values(const From& values, int64_t k, int32_t top, To* q) {
   const float scale = row_scale(top);
   if (!is_finite_magnitude(top)) {
-    for (int64_t i = 0; i < k; ++i) q[i] = 0;
+    for (int64_t i = 0; i < k; ++i) q[i] = static_cast<To>(kOffset);
     return scale;
   }
   const float inverse = 1.0f / scale;
-  for (int64_t i = 0; i < k; ++i) q[i] = static_cast<int8_t>(round_scaled(values.at(i), inverse));
+  for (int64_t i = 0; i < k; ++i) q[i] = static_cast<To>(round_scaled(values.at(i), inverse) + kOffset);
   return scale;
 }
 
-// Quantizes k floats; returns their scale.
-template <class T>
-PYPROD_INLINE float quantize_floats(const T* x, int64_t k, int8_t* q) {
+// Quantizes k floats.
+template <int kOffset = 0, class From, class To>
+PYPROD_INLINE float quantize_floats(const From* x, int64_t k, To* q) {
   int32_t top = 0;
   for (int64_t i = 0; i < k; ++i) {
     const int32_t bits = magnitude_bits(to_float(x[i]));
     top = bits > top ? bits : top;
   }
-  return quantize_values(Values<T>{x}, k, top, q);
+  return quantize_values<kOffset>(Values<From>{x}, k, top, q);
+}
+
+// The same of a type that is known only at run time.
+template <int kOffset = 0, class To>
+PYPROD_INLINE float quantize_floats(Float type, const void* x, int64_t k, To* q) {
+  switch (type) {
+    case Float::f32:
+      return quantize_floats<kOffset>(static_cast<const float*>(x), k, q);
+    case Float::bf16:
+      return quantize_floats<kOffset>(static_cast<const BFloat16*>(x), k, q);
+    default:
+      return quantize_floats<kOffset>(static_cast<const Float16*>(x), k, q);
+  }
 }
 
 }  // namespace pyprod

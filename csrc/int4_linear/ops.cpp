@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "common/isa.h"
+#include "common/output.h"
 #include "common/parallel.h"
 #include "common/row_view.h"
 #include "common/scratch.h"
@@ -80,7 +81,7 @@ Tensor int4_linear(const Tensor& x_in, const Tensor& packed, int64_t n, int64_t 
   Linear linear = check(x_in, packed, n, k, group_size, zeros, bias);
   std::vector<int64_t> sizes(x_in.sizes().begin(), x_in.sizes().end());
   sizes.back() = n;
-  Tensor out = torch::stable::new_empty(x_in, sizes, x_in.scalar_type());
+  Tensor out = new_output(x_in, sizes, x_in.scalar_type());
   const int64_t m = row_count(x_in);
   if (m == 0 || n == 0) return out;
   linear.out = static_cast<char*>(out.mutable_data_ptr());

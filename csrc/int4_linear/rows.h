@@ -7,21 +7,10 @@
 
 namespace pyprod::int4_linear {
 
-PYPROD_INLINE float quantize_row(Float type, const void* x, int64_t k, int8_t* q) {
-  switch (type) {
-    case Float::f32:
-      return quantize_floats(static_cast<const float*>(x), k, q);
-    case Float::bf16:
-      return quantize_floats(static_cast<const BFloat16*>(x), k, q);
-    default:
-      return quantize_floats(static_cast<const Float16*>(x), k, q);
-  }
-}
-
 PYPROD_INLINE void prepare_row(const Linear& linear, const void* x, int64_t m) {
   const int64_t padded = linear.groups * linear.group;
   int8_t* q = linear.q + m * padded;
-  linear.row_scale[m] = quantize_row(linear.type, x, linear.k, q);
+  linear.row_scale[m] = quantize_floats(linear.type, x, linear.k, q);
   for (int64_t i = linear.k; i < padded; ++i) q[i] = 0;
   for (int64_t g = 0; g < linear.groups; ++g) {
     int32_t sum = 0;

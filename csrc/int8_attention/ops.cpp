@@ -8,6 +8,7 @@
 
 #include "common/checks.h"
 #include "common/isa.h"
+#include "common/output.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
 #include "int8_attention/head.h"
@@ -74,7 +75,7 @@ constexpr int64_t kGrain = 1 << 19;
 Tensor run(const Call& c, const std::optional<Tensor>& mask, const Tensor& first) {
   const Mask shared_mask = check_mask(c, mask, first);
   const int64_t item = item_size(c.type), width = c.q.heads * c.q.depth;
-  Tensor out = torch::stable::new_empty(first, {c.q.batch, c.q.tokens, width});
+  Tensor out = new_output(first, {c.q.batch, c.q.tokens, width}, first.scalar_type());
   if (out.numel() == 0) return out;
   if (c.k.tokens == 0) return torch::stable::zero_(out);
   const int8_gemm::Path& path = int8_gemm::path();

@@ -1,11 +1,9 @@
 #include "int8_conv2d/conv.h"
 
-#include <string_view>
-
 #include "common/parallel.h"
+#include "common/scratch.h"
 #include "int8_conv2d/direct.h"
 #include "int8_conv2d/finish.h"
-#include "int8_conv2d/scratch.h"
 #include "int8_gemm/driver.h"
 
 namespace pyprod::int8_conv2d {
@@ -96,12 +94,6 @@ bool keeps_int8(const Path& path) {
   return prepared[0] == 0;
 }
 
-// PYPROD_ISA may name a lesser path than this CPU's best: then nothing of AVX-512 runs.
-bool uses_avx512(const Path& path) {
-  const std::string_view name = path.name;
-  return name == "amx" || name == "avx512_vnni";
-}
-
 // ReLU of what is already stored: after a residual, which the epilogue adds last; or in int8, where it is a bound.
 void relu(const Conv& conv, int64_t count, void* out) {
   if (conv.out_type == Element::float32) {
@@ -146,14 +138,13 @@ void run_by_driver(const Conv& conv, const Path& path, int64_t m, const int8_t* 
   float* floats = nullptr;
   if (residual != nullptr && conv.residual_type == Element::int8) {
     quantized = static_cast<const int8_t*>(residual);
-    residual = floats =
-        reinterpret_cast<float*>(scratch<Purpose::residual>(static_cast<size_t>(m * n) * sizeof(float)));
+    residual = floats = reinterpret_cast<float*>(scratch<Residual>(static_cast<size_t>(m * n) * sizeof(float)));
   }
   const Patches patches(conv, x);
   const auto prepare = [&](int64_t row, void* prepared) {
     if (quantized != nullptr) dequantize_run(quantized + row * n, n, conv.residual, floats + row * n);
     if (direct) return patches.copy(row, 1, static_cast<int8_t*>(prepared), 0);
-    int8_t* patch = reinterpret_cast<int8_t*>(scratch<Purpose::patch>(static_cast<size_t>(k)));
+    int8_t* patch = reinterpret_cast<int8_t*>(scratch<Patch>(static_cast<size_t>(k)));
     patches.copy(row, 1, patch, 0);
     path.prepare(patch, k, prepared);
   };
@@ -169,8 +160,8 @@ void run_by_tiles(const Conv& conv, const Path& path, int64_t m, const int8_t* x
   const bool direct = keeps_int8(path);
   const Patches patches(conv, x);
   parallel_for(0, m, int8_gemm::ceil_div(kGrain, n * k), [&](int64_t begin, int64_t end) {
-    char* rows = scratch<Purpose::rows>(static_cast<size_t>(path.tile_rows * stride));
-    int8_t* patch = reinterpret_cast<int8_t*>(scratch<Purpose::patch>(static_cast<size_t>(k)));
+    char* rows = scratch<Rows>(static_cast<size_t>(path.tile_rows * stride));
+    int8_t* patch = reinterpret_cast<int8_t*>(scratch<Patch>(static_cast<size_t>(k)));
     alignas(64) int32_t acc[int8_gemm::kMaxTileRows * int8_gemm::kPanel];
     const int8_gemm::TileScope scope(path);
     for (int64_t row = begin; row < end; row += path.tile_rows) {
@@ -199,7 +190,7 @@ void run_conv(const Conv& conv, int64_t images, const int8_t* x, const void* res
   if (m == 0 || conv.out.c == 0) return;
   if (has_direct(conv)) return run_direct(conv, images, x, residual, out);
   const Path& path = int8_gemm::path_for(m);
-  if (uses_avx512(path) && has_finish_avx512(conv) && weights <= int8_gemm::l2_bytes() / 2) {
+  if (has_finish_avx512(conv) && weights <= int8_gemm::l2_bytes() / 2) {
     run_by_tiles(conv, path, m, x, residual, out);
   } else {
     run_by_driver(conv, path, m, x, residual, out);

@@ -10,6 +10,12 @@ namespace pyprod::int8_conv2d {
 // Multiply-adds that take about 2.5 us, gathering and finishing included: less is not worth another thread.
 inline constexpr int64_t kGrain = 1 << 19;
 
+// Purposes of scratch (common/scratch.h).
+struct Patch;     // of an image, or the weights put in its order
+struct Residual;  // as floats
+struct Rows;      // prepared, or lines of an image with its border
+struct Values;    // of a plan, for some images
+
 // Sizes of one image; in memory [h, w, c].
 struct Shape {
   int64_t h = 0, w = 0, c = 0;

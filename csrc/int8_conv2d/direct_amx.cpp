@@ -15,13 +15,13 @@
 
 #include <algorithm>
 #include <cstring>
-#include <string_view>
 
 #include "common/amx.h"
+#include "common/isa.h"
 #include "common/parallel.h"
+#include "common/scratch.h"
 #include "int8_conv2d/finish.h"
 #include "int8_conv2d/finish_avx512.h"
-#include "int8_conv2d/scratch.h"
 #include "int8_gemm/driver.h"
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-int8,prefer-vector-width=512")))
@@ -80,7 +80,7 @@ struct Cut {
 class Band {
  public:
   Band(const Conv& conv, const Cut& cut)
-      : conv_(conv), line_(cut.width * conv.in.c), data_(scratch<Purpose::rows>(static_cast<size_t>(cut.band_bytes))) {}
+      : conv_(conv), line_(cut.width * conv.in.c), data_(scratch<Rows>(static_cast<size_t>(cut.band_bytes))) {}
 
   // Copies lines [begin, end), counted with the border. Returns where line 0 would be.
   const char* copy(const int8_t* image, int64_t begin, int64_t end) {
@@ -111,7 +111,7 @@ const int8_t* chunked(const Conv& conv, const Cut& cut) {
   if (cut.in_place(conv)) return nullptr;
   const int64_t run = conv.window.kernel_w * conv.in.c, padded = cut.chunks * cut.chunk;
   const int64_t panels = ceil_div(conv.out.c, kPanel), bytes = conv.window.kernel_h * padded * kPanel;
-  auto* const copy = reinterpret_cast<int8_t*>(scratch<Purpose::patch>(static_cast<size_t>(panels * bytes)));
+  auto* const copy = reinterpret_cast<int8_t*>(scratch<Patch>(static_cast<size_t>(panels * bytes)));
   std::memset(copy, 0, static_cast<size_t>(panels * bytes));
   for (int64_t p = 0; p < panels; ++p) {
     const int8_t* panel = conv.packed + p * int8_gemm::panel_bytes(conv.k()) + kRowBytes;
@@ -275,10 +275,9 @@ int64_t bytes_of(Element type) { return type == Element::int8 ? 1 : 4; }
 }  // namespace
 
 bool has_direct(const Conv& conv) {
-  static const bool amx = std::string_view(int8_gemm::path().name) == "amx";
   const int64_t room = int8_gemm::l2_bytes() / 2;
-  return amx && conv.out.h * conv.out.w >= kFewestPixels && has_finish_avx512(conv) && conv.window.dilation_w == 1 &&
-         conv.out.c * conv.k() <= room && Cut(conv).band_bytes <= room;
+  return isa() == Isa::amx && conv.out.h * conv.out.w >= kFewestPixels && has_finish_avx512(conv) &&
+         conv.window.dilation_w == 1 && conv.out.c * conv.k() <= room && Cut(conv).band_bytes <= room;
 }
 
 void run_direct(const Conv& conv, int64_t images, const int8_t* x, const void* residual, void* out) {

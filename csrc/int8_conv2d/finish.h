@@ -4,7 +4,7 @@
 
 namespace pyprod::int8_conv2d {
 
-// Whether finish_avx512() can take this convolution: the CPU's instructions, and no activation but ReLU.
+// Whether finish_avx512() can take this convolution: isa() has AVX-512, and there is no activation but ReLU.
 bool has_finish_avx512(const Conv& conv);
 
 // From sums acc[rows][32], the corner (m, n) of [pixels, channels], to the output, all in registers: dequantized, plus

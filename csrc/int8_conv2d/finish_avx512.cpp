@@ -2,17 +2,13 @@
 
 #if defined(__x86_64__)
 
-#include "common/cpu_features.h"
+#include "common/isa.h"
 #include "int8_conv2d/finish_avx512.h"
 
 namespace pyprod::int8_conv2d {
 
 bool has_finish_avx512(const Conv& conv) {
-  static const bool supported = [] {
-    const CpuFeatures has = detect_cpu();
-    return has.avx512f && has.avx512bw && has.avx512dq && has.avx512vl;
-  }();
-  return supported && (conv.activation == Activation::none || conv.activation == Activation::relu);
+  return isa() >= Isa::avx512_vnni && (conv.activation == Activation::none || conv.activation == Activation::relu);
 }
 
 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"))) void finish_avx512(

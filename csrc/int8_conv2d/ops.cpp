@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/checks.h"
+#include "common/output.h"
 #include "int8_conv2d/conv.h"
 
 namespace pyprod::int8_conv2d {
@@ -91,8 +92,8 @@ Tensor conv2d(const Tensor& x_in, double x_scale, int64_t x_zero_point, const Te
     residual = torch::stable::contiguous(*residual_in);
     conv.residual_type = residual->scalar_type() == ScalarType::Char ? Element::int8 : Element::float32;
   }
-  Tensor out = torch::stable::new_empty(x, {x.size(0), conv.out.h, conv.out.w, n},
-                                        out_scale.has_value() ? ScalarType::Char : ScalarType::Float);
+  Tensor out = new_output(x, {x.size(0), conv.out.h, conv.out.w, n},
+                          out_scale.has_value() ? ScalarType::Char : ScalarType::Float);
   run_conv(conv, x.size(0), static_cast<const int8_t*>(x.const_data_ptr()),
            residual.has_value() ? residual->const_data_ptr() : nullptr, out.mutable_data_ptr());
   return out;

@@ -13,10 +13,11 @@
 #include <vector>
 
 #include "common/checks.h"
+#include "common/output.h"
 #include "common/parallel.h"
+#include "common/scratch.h"
 #include "int8_conv2d/conv.h"
 #include "int8_conv2d/pool.h"
-#include "int8_conv2d/scratch.h"
 #include "int8_gemm/driver.h"
 
 namespace pyprod::int8_conv2d {
@@ -150,7 +151,7 @@ class Run {
 
   void images(int64_t begin, int64_t end) const {
     const int64_t group = std::min(group_size(), end - begin);
-    char* scratch_bytes = scratch<Purpose::values>(static_cast<size_t>(group * plan_.header().scratch_bytes));
+    char* scratch_bytes = scratch<Values>(static_cast<size_t>(group * plan_.header().scratch_bytes));
     for (int64_t first = begin; first < end; first += group) {
       through(first, std::min(group, end - first), scratch_bytes);
     }
@@ -225,7 +226,7 @@ Tensor cnn(const Tensor& x_in, const Tensor& plan_in, int64_t features) {
                ": x must be [batch, ", in.c, ", ", in.h, ", ", in.w, "], got ", shape_text(x_in));
   PYPROD_CHECK(features == out.size(), kOp, ": features must be ", out.size(), ", got ", features);
   const Tensor x = torch::stable::contiguous(x_in);
-  Tensor y = torch::stable::new_empty(x, {x.size(0), features});
+  Tensor y = new_output(x, {x.size(0), features}, ScalarType::Float);
   const Run run(plan, static_cast<const float*>(x.const_data_ptr()), static_cast<float*>(y.mutable_data_ptr()));
   const int64_t batch = x.size(0);
   if (batch < num_threads()) {

@@ -6,10 +6,8 @@
 #include "common/amx.h"
 
 #include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
-#include "common/cpu_features.h"
+#include "int8_gemm/driver.h"
 #include "int8_gemm/quantize_avx512.h"
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-int8,prefer-vector-width=512")))
@@ -22,18 +20,6 @@ constexpr int kHalf = 16;                  // rows and channels of a tile
 constexpr int kStep = 64;                  // k of a tile
 constexpr int kStepWords = kStep / 4;      // a panel's rows in a tile of weights
 constexpr int64_t kAccBytes = kPanel * 4;  // a row of sums
-
-// Linux gives the tile registers (8 KB of state a thread) only to processes that ask: arch/x86/xstate.rst.
-bool permitted() {
-  constexpr int64_t kRequestPermission = 0x1023, kTileData = 18;
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-}
-
-bool supported() {
-  const CpuFeatures has = detect_cpu();
-  return has.avx512f && has.avx512bw && has.avx512dq && has.avx512vl && has.avx512_vnni && has.amx_tile &&
-         has.amx_int8 && permitted();
-}
 
 // Of this thread: the height its tiles are configured for, 0: not configured.
 thread_local int configured_rows = 0;
@@ -120,42 +106,66 @@ PYPROD_INLINE void advance(Pending& p, int until) {
   p.done = until;
 }
 
-// Weights that come after this block, fetched into L2 bit by bit while the tile unit multiplies: L3 gives 8 bytes per
-// cycle, a tile of 32 rows takes 32.
+// Bytes that are needed after these, fetched into L2 bit by bit while the tile unit multiplies: L3 gives 8 bytes per
+// cycle, a tile of 32 rows takes 32. `lines` lines after each step, from `rows` rows of `width` bytes at a distance.
 struct Ahead {
-  const char* next;
-  const char* end;
-  int64_t lines;  // per step
+  const char* row = nullptr;
+  int64_t width = 0, distance = 0, rows = 0;
+  int64_t lines = 0, at = 0;
 };
 
 PYPROD_INLINE void fetch(Ahead& ahead) {
-  const char* until = std::min(ahead.next + ahead.lines * 64, ahead.end);
-  for (; ahead.next < until; ahead.next += 64) _mm_prefetch(ahead.next, _MM_HINT_T1);
+  for (int64_t i = 0; i < ahead.lines && ahead.rows > 0; ++i) {
+    _mm_prefetch(ahead.row + ahead.at, _MM_HINT_T1);
+    ahead.at += 64;
+    if (ahead.at < ahead.width) continue;
+    ahead.at = 0;
+    ahead.row += ahead.distance;
+    --ahead.rows;
+  }
 }
 
+// `words` fours of k of some rows and a panel.
+struct Factors {
+  const char* a;
+  int64_t stride;
+  const int8_t* weights;
+  int64_t words;
+};
+
+// acc = the product, added to `start` if there is one.
 template <bool kTwo>
-TARGET void multiply(const char* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc, Pending& previous,
-                     Ahead& ahead) {
-  TILE_ZERO(0);
-  TILE_ZERO(1);
-  if constexpr (kTwo) {
-    TILE_ZERO(2);
-    TILE_ZERO(3);
+TARGET void multiply(const Factors& f, const int32_t* start, int32_t* acc, Pending& previous, Ahead& ahead) {
+  if (start != nullptr) {
+    TILE_LOAD(0, start, kAccBytes);
+    TILE_LOAD(1, start + kHalf, kAccBytes);
+    if constexpr (kTwo) {
+      TILE_LOAD(2, start + kHalf * kPanel, kAccBytes);
+      TILE_LOAD(3, start + kHalf * kPanel + kHalf, kAccBytes);
+    }
+  } else {
+    TILE_ZERO(0);
+    TILE_ZERO(1);
+    if constexpr (kTwo) {
+      TILE_ZERO(2);
+      TILE_ZERO(3);
+    }
   }
-  const int8_t* weights = panel + kRowBytes;
-  const int64_t words = ceil_div(k, 4), steps = ceil_div(words, kStepWords);
+  const char* a = f.a;
+  const int8_t* weights = f.weights;
+  const int64_t steps = ceil_div(f.words, kStepWords);
   const int share = static_cast<int>(steps > 0 ? ceil_div(256 * int64_t{previous.rows}, steps) : 0);  // 1/256 rows
   int due = 0;
-  for (int64_t i = 0; i < words / kStepWords; ++i, a += kStep, weights += kStepWords * kRowBytes) {
-    step<kTwo>(a, stride, weights);
+  for (int64_t i = 0; i < f.words / kStepWords; ++i, a += kStep, weights += kStepWords * kRowBytes) {
+    step<kTwo>(a, f.stride, weights);
     fetch(ahead);
     due += share;
     advance(previous, due >> 8);
   }
-  if (words % kStepWords > 0) {
+  if (f.words % kStepWords > 0) {
     alignas(64) int8_t tail[kStepWords * kRowBytes];
-    copy_tail(weights, words % kStepWords, tail);
-    step<kTwo>(a, stride, tail);
+    copy_tail(weights, f.words % kStepWords, tail);
+    step<kTwo>(a, f.stride, tail);
   }
   advance(previous, previous.rows);
   TILE_STORE(0, acc, kAccBytes);
@@ -166,20 +176,19 @@ TARGET void multiply(const char* a, int64_t stride, const int8_t* panel, int64_t
   }
 }
 
-void multiply(int rows, const char* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc, Pending& previous,
-              Ahead& ahead) {
+void multiply(int rows, const Factors& f, const int32_t* start, int32_t* acc, Pending& previous, Ahead& ahead) {
   configure(rows);
   if (rows > kHalf) {
-    multiply<true>(a, stride, panel, k, acc, previous, ahead);
+    multiply<true>(f, start, acc, previous, ahead);
   } else {
-    multiply<false>(a, stride, panel, k, acc, previous, ahead);
+    multiply<false>(f, start, acc, previous, ahead);
   }
 }
 
 void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc) {
   Pending none;
-  Ahead nothing = {};
-  multiply(rows, static_cast<const char*>(a), stride, panel, k, acc, none, nothing);
+  Ahead nothing;
+  multiply(rows, {static_cast<const char*>(a), stride, panel + kRowBytes, ceil_div(k, 4)}, nullptr, acc, none, nothing);
   if (!opened) release();
 }
 
@@ -188,8 +197,8 @@ TARGET void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, 
   finish_avx512(e, m, rows, n, cols, acc, panel);
 }
 
-// Whole tiles of 32 rows and the rest last: a new height costs a configuration.
-void block(const Block& b, const Epilogue& epilogue) {
+// All of K at once. Whole tiles of 32 rows and the rest last: a new height costs a configuration.
+void block_of_whole_k(const Block& b, const Epilogue& epilogue) {
   alignas(64) int32_t acc[2][kMaxTileRows * kPanel];
   Pending pending;
   int current = 0;
@@ -200,24 +209,94 @@ void block(const Block& b, const Epilogue& epilogue) {
   // if it is high enough to leave time for it: 32 rows of K = 4096 take 9% less, 16 rows would take 2 to 9% more.
   const int64_t share = ceil_div((b.next - b.end) * bytes, 64 * tiles * (b.end - b.begin) * steps);
   const int64_t lines = tiles > 1 ? share : b.count > kHalf ? kStepWords * kRowBytes / 64 : 0;
-  Ahead ahead = {packed + (tiles > 1 ? b.end : b.begin + 1) * bytes, packed + b.next * bytes, lines};
-  const TileScope scope(kAmx);
+  const int64_t from = tiles > 1 ? b.end : b.begin + 1;
+  Ahead ahead = {packed + from * bytes, bytes, bytes, std::max<int64_t>(0, b.next - from), lines};
   for (int64_t r = 0; r < b.count; r += kRows) {
     const int height = static_cast<int>(std::min<int64_t>(kRows, b.count - r));
     for (int64_t p = b.begin; p < b.end; ++p, current ^= 1) {
       const int8_t* panel = b.packed + p * bytes;
-      multiply(height, b.rows + r * b.stride, b.stride, panel, b.k, acc[current], pending, ahead);
+      multiply(height, {b.rows + r * b.stride, b.stride, panel + kRowBytes, ceil_div(b.k, 4)}, nullptr, acc[current],
+               pending, ahead);
       pending = {&epilogue, b.m + r, p * kPanel, height, columns(b, p), 0, acc[current], panel};
     }
   }
   advance(pending, pending.rows);
 }
 
+// k in parts, so that 32 rows of a part stay in L1 and a part of all rows in L2; the sums wait in scratch memory (512
+// KB for all rows and panels of a group) for the next part. Each weight is then read once for 512 rows whatever k is,
+// and the next part's weights are fetched into L2 meanwhile. 512 x 4096 x 14336: 74 ms with 64 rows at a time and k
+// whole, 37 ms so; below k = 8192, where 128 rows fit L2, it gains nothing.
+class CutK {
+ public:
+  CutK(const Block& block, const Epilogue& epilogue) : b_(block), epilogue_(epilogue) {}
+
+  void run() {
+    for (int64_t first = b_.begin; first < b_.end; first += kGroup) {
+      const int64_t last = std::min(b_.end, first + kGroup);
+      for (int64_t word = 0; word < words_; word += kPartWords) part(first, last, word);
+    }
+    advance(pending_, pending_.rows);
+  }
+
+ private:
+  static constexpr int64_t kPartWords = 256;  // of k: 1024
+  static constexpr int64_t kGroup = 8;        // panels
+
+  const Block& b_;
+  const Epilogue& epilogue_;
+  const int64_t words_ = ceil_div(b_.k, 4), bytes_ = panel_bytes(b_.k), tiles_ = ceil_div(b_.count, kRows);
+  int32_t* const sums_ =
+      reinterpret_cast<int32_t*>(scratch<struct Sums>(static_cast<size_t>(tiles_ * kRows * kGroup * kAccBytes)));
+  alignas(64) int32_t acc_[2][kMaxTileRows * kPanel];
+  Pending pending_;
+  int current_ = 0;
+
+  // All rows against words [word, word + kPartWords) of panels [first, last).
+  void part(int64_t first, int64_t last, int64_t word) {
+    const int64_t count = std::min(kPartWords, words_ - word);
+    const bool final = word + count == words_;
+    Ahead ahead = following(first, last, word);
+    for (int64_t r = 0; r < b_.count; r += kRows) {
+      const int height = static_cast<int>(std::min<int64_t>(kRows, b_.count - r));
+      for (int64_t p = first; p < last; ++p) {
+        const int8_t* panel = b_.packed + p * bytes_;
+        int32_t* sums = sums_ + (r * kGroup + (p - first) * kRows) * kPanel;
+        int32_t* to = final ? acc_[current_] : sums;
+        const Factors f = {b_.rows + r * b_.stride + 4 * word, b_.stride, panel + (1 + word) * kRowBytes, count};
+        multiply(height, f, word > 0 ? sums : nullptr, to, pending_, ahead);
+        pending_ = {};
+        if (!final) continue;
+        pending_ = {&epilogue_, b_.m + r, p * kPanel, height, columns(b_, p), 0, to, panel};
+        current_ ^= 1;
+      }
+    }
+  }
+
+  // The weights of the part after this one, shared out among the steps of this one.
+  Ahead following(int64_t first, int64_t last, int64_t word) const {
+    const int64_t steps = tiles_ * (last - first) * ceil_div(std::min(kPartWords, words_ - word), kStepWords);
+    word += kPartWords;
+    if (word >= words_) {
+      word = 0;
+      first = last;
+      last = std::min(b_.end, first + kGroup);
+    }
+    const int64_t width = std::min(kPartWords, words_ - word) * kRowBytes;
+    const char* from = reinterpret_cast<const char*>(b_.packed) + first * bytes_ + (1 + word) * kRowBytes;
+    return {from, width, bytes_, last - first, ceil_div((last - first) * width, 64 * steps)};
+  }
+};
+
+void block(const Block& b, const Epilogue& epilogue) {
+  const TileScope scope(kAmx);
+  if (b.cut_k) return CutK(b, epilogue).run();
+  block_of_whole_k(b, epilogue);
+}
+
 }  // namespace
 
-const Path kAmx = {.name = "amx",
-                   .supported = supported,
-                   .tile_rows = kRows,
+const Path kAmx = {.tile_rows = kRows,
                    .activation_bytes = sizeof(int8_t),
                    .macs_per_nanosecond = 2000,
                    .prepare = prepare,
@@ -227,6 +306,7 @@ const Path kAmx = {.name = "amx",
                    .tile = tile,
                    .finish = finish,
                    .block = block,
+                   .cut_rows = 512,
                    .open = open,
                    .close = close};
 

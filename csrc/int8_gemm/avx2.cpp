@@ -5,7 +5,6 @@
 
 #include <immintrin.h>
 
-#include "common/cpu_features.h"
 #include "int8_gemm/rows.h"
 
 #define TARGET __attribute__((target("avx2")))
@@ -14,8 +13,6 @@ namespace pyprod::int8_gemm {
 namespace {
 
 constexpr int kRows = 4;  // 4 rows x 8 channels x 2 halves: 8 accumulators, 2 weights, 1 activation of 16 registers
-
-bool supported() { return detect_cpu().avx2; }
 
 TARGET void prepare(const int8_t* a, int64_t k, void* prepared) {
   prepare_row<int16_t, 0>(a, k, static_cast<int16_t*>(prepared));
@@ -29,9 +26,7 @@ TARGET float prepare_quantized(Float type, const void* x, int64_t k, void* prepa
   return prepare_quantized_row<int16_t, 0>(type, x, k, static_cast<int16_t*>(prepared));
 }
 
-TARGET float quantize(Float type, const void* x, int64_t k, int8_t* q) {
-  return quantize_row<int8_t, 0>(type, x, k, q);
-}
+TARGET float quantize(Float type, const void* x, int64_t k, int8_t* q) { return quantize_floats(type, x, k, q); }
 
 // Eight channels of a panel at a time. A lane of `sums` holds a channel's k0*k0 + k1*k1, its neighbor k2*k2 + k3*k3.
 template <int R>
@@ -75,9 +70,7 @@ void block(const Block& b, const Epilogue& epilogue) { block_of_tiles(kAvx2, b, 
 
 }  // namespace
 
-const Path kAvx2 = {.name = "avx2",
-                    .supported = supported,
-                    .tile_rows = kRows,
+const Path kAvx2 = {.tile_rows = kRows,
                     .activation_bytes = sizeof(int16_t),
                     .macs_per_nanosecond = 60,
                     .prepare = prepare,

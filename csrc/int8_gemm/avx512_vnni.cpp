@@ -5,7 +5,6 @@
 
 #include <immintrin.h>
 
-#include "common/cpu_features.h"
 #include "int8_gemm/quantize_avx512.h"
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512")))
@@ -15,11 +14,6 @@ namespace {
 
 constexpr int kRows = 12;    // 12 rows x 2 vectors: 24 accumulators, 2 weights, 1 activation of 32 registers
 constexpr int kFewRows = 4;  // up to here several panels at a time
-
-bool supported() {
-  const CpuFeatures has = detect_cpu();
-  return has.avx512f && has.avx512bw && has.avx512dq && has.avx512vl && has.avx512_vnni;
-}
 
 TARGET void prepare(const int8_t* a, int64_t k, void* prepared) {
   prepare_row<uint8_t, 128>(a, k, static_cast<uint8_t*>(prepared));
@@ -203,9 +197,7 @@ void block_of_few_rows(const Block& b, const Epilogue& epilogue) {
 
 }  // namespace
 
-const Path kAvx512Vnni = {.name = "avx512_vnni",
-                          .supported = supported,
-                          .tile_rows = kRows,
+const Path kAvx512Vnni = {.tile_rows = kRows,
                           .activation_bytes = sizeof(uint8_t),
                           .macs_per_nanosecond = 350,
                           .prepare = prepare,

@@ -5,7 +5,6 @@
 
 #include <immintrin.h>
 
-#include "common/cpu_features.h"
 #include "int8_gemm/rows.h"
 
 #define TARGET __attribute__((target("avx2,avxvnni")))
@@ -14,11 +13,6 @@ namespace pyprod::int8_gemm {
 namespace {
 
 constexpr int kRows = 6;  // 6 rows x 2 vectors: 12 accumulators, 2 weights, 1 activation of 16 registers
-
-bool supported() {
-  const CpuFeatures has = detect_cpu();
-  return has.avx2 && has.avx_vnni;
-}
 
 TARGET void prepare(const int8_t* a, int64_t k, void* prepared) {
   prepare_row<uint8_t, 128>(a, k, static_cast<uint8_t*>(prepared));
@@ -32,9 +26,7 @@ TARGET float prepare_quantized(Float type, const void* x, int64_t k, void* prepa
   return prepare_quantized_row<uint8_t, 128>(type, x, k, static_cast<uint8_t*>(prepared));
 }
 
-TARGET float quantize(Float type, const void* x, int64_t k, int8_t* q) {
-  return quantize_row<int8_t, 0>(type, x, k, q);
-}
+TARGET float quantize(Float type, const void* x, int64_t k, int8_t* q) { return quantize_floats(type, x, k, q); }
 
 // H vectors of 8 channels at a time. One row takes the whole panel (H = 4) to have enough accumulators in flight.
 template <int R, int H>
@@ -79,9 +71,7 @@ void block(const Block& b, const Epilogue& epilogue) { block_of_tiles(kAvxVnni, 
 
 }  // namespace
 
-const Path kAvxVnni = {.name = "avx_vnni",
-                       .supported = supported,
-                       .tile_rows = kRows,
+const Path kAvxVnni = {.tile_rows = kRows,
                        .activation_bytes = sizeof(uint8_t),
                        .macs_per_nanosecond = 150,
                        .prepare = prepare,

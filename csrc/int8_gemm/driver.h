@@ -3,11 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <new>
 
 #include "common/parallel.h"
+#include "common/scratch.h"
 #include "int8_gemm/path.h"
 
 // Blocking and threads, the same for every path.
@@ -21,6 +19,9 @@ inline constexpr int64_t kGrainNanoseconds = 5000;
 inline constexpr int64_t kBytesPerNanosecond = 100;
 // Elements that are prepared in kGrainNanoseconds, 12 per nanosecond.
 inline constexpr int64_t kPrepareGrain = 60000;
+// Fewer rows than these are not worth reading weights from L3 for: AMX multiplies a byte of them by 110 rows in that
+// time.
+inline constexpr int64_t kFewestRows = 128;
 // Rows that are prepared and multiplied at a time where the weights stay in L2.
 inline constexpr int64_t kRowChunk = 64;
 // Bytes of this CPU's L2, a core's own. 1 MB where the system does not say.
@@ -32,25 +33,9 @@ inline int64_t l2_bytes() {
   return bytes;
 }
 
-// Scratch of the calling thread, one for each purpose; grows, and is freed with the thread. No call keeps it beyond its
-// own end.
-enum class Scratch { rows, scales };
-
-template <Scratch>
-char* workspace(size_t bytes) {
-  struct Free {
-    void operator()(char* p) const { std::free(p); }
-  };
-  thread_local std::unique_ptr<char, Free> buffer;
-  thread_local size_t capacity = 0;
-  if (bytes > capacity) {
-    const size_t rounded = (bytes + 4095) / 4096 * 4096;
-    buffer.reset(static_cast<char*>(std::aligned_alloc(64, rounded)));
-    capacity = buffer ? rounded : 0;
-    if (!buffer) throw std::bad_alloc();
-  }
-  return buffer.get();
-}
+// Purposes of scratch (common/scratch.h).
+struct Rows;    // prepared activations
+struct Scales;  // of rows
 
 // Bytes from one prepared row to the next: an odd number of cache lines, so that the rows of a tile never share a
 // cache set (a stride of 4096 costs 21% at K = 4096).
@@ -75,11 +60,14 @@ class Driver {
       parallel_for(0, m_, grain(n_, 0), [&](int64_t begin, int64_t end) { row_range(begin, end, panels); });
       return;
     }
-    // The threads share the panels: each weight is read by one core, once for as many rows as half of L2 holds.
-    const int64_t chunks = ceil_div(m_ * stride_, l2_bytes() / 2);
+    // The threads share the panels: each weight is read by one core, once for as many rows as half of L2 holds, or as
+    // the path takes when it cuts k.
+    const int64_t fit = l2_bytes() / 2 / stride_;
+    const bool cut_k = path_.cut_rows > 0 && fit < kFewestRows && m_ > fit;
+    const int64_t chunks = ceil_div(m_, cut_k ? path_.cut_rows : std::max<int64_t>(1, fit));
     const int64_t step = ceil_div(ceil_div(m_, chunks), path_.tile_rows) * path_.tile_rows;
-    char* rows = workspace<Scratch::rows>(static_cast<size_t>(std::min(step, m_) * stride_));
-    for (int64_t m = 0; m < m_; m += step) panel_ranges(rows, m, std::min(step, m_ - m), panels);
+    char* rows = scratch<Rows>(static_cast<size_t>(std::min(step, m_) * stride_));
+    for (int64_t m = 0; m < m_; m += step) panel_ranges(rows, m, std::min(step, m_ - m), panels, cut_k);
   }
 
  private:
@@ -100,26 +88,26 @@ class Driver {
   // close, and takes no room in L2 from the weights, the input and the output.
   void row_range(int64_t begin, int64_t end, int64_t panels) const {
     const int64_t step = std::min<int64_t>(end - begin, std::max<int64_t>(kRowChunk, path_.tile_rows));
-    char* rows = workspace<Scratch::rows>(static_cast<size_t>(step * stride_));
+    char* rows = scratch<Rows>(static_cast<size_t>(step * stride_));
     for (int64_t m = begin; m < end; m += step) {
       const int64_t count = std::min(step, end - m);
       for (int64_t r = 0; r < count; ++r) prepare_(m + r, rows + r * stride_);
-      path_.block({rows, stride_, m, count, packed_, n_, k_, 0, panels, panels}, epilogue_);
+      path_.block({rows, stride_, m, count, packed_, n_, k_, 0, panels, panels, false}, epilogue_);
     }
   }
 
   // Rows [m, m + count) against all panels, which the threads share: in blocks of a fifth of L2, which is then read
-  // again for each tile of rows.
-  void panel_ranges(char* rows, int64_t m, int64_t count, int64_t panels) const {
+  // again for each tile of rows; with `cut_k` the path makes the blocks.
+  void panel_ranges(char* rows, int64_t m, int64_t count, int64_t panels, bool cut_k) const {
     const int64_t row_grain = ceil_div(kPrepareGrain, std::max<int64_t>(1, k_));
     parallel_for(0, count, row_grain, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) prepare_(m + r, rows + r * stride_);
     });
-    const int64_t step = std::max<int64_t>(1, l2_bytes() / 5 / panel_bytes(k_));
+    const int64_t step = cut_k ? panels : std::max<int64_t>(1, l2_bytes() / 5 / panel_bytes(k_));
     parallel_for(0, panels, grain(count * kPanel, kPanel), [&](int64_t begin, int64_t end) {
       for (int64_t first = begin; first < end; first += step) {
         const int64_t last = std::min(end, first + step), next = std::min(end, last + step);
-        path_.block({rows, stride_, m, count, packed_, n_, k_, first, last, next}, epilogue_);
+        path_.block({rows, stride_, m, count, packed_, n_, k_, first, last, next, cut_k}, epilogue_);
       }
     });
   }

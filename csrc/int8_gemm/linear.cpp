@@ -34,11 +34,11 @@ Tensor linear(const Tensor& x_in, const Tensor& packed, int64_t n, int64_t k, co
   const int64_t m = rows_of(x_in);
   const Path& isa = path_for(m);
   const Tensor x = plain_rows(x_in);
-  Tensor out = torch::stable::new_empty(x, with_last(x, n), types.out_dtype);
+  Tensor out = new_output(x, with_last(x, n), types.out_dtype);
   std::optional<Tensor> residual;
   Epilogue epilogue = epilogue_of(layer, types.activation, out, residual);
   epilogue.type = types.out;
-  float* scales = reinterpret_cast<float*>(workspace<Scratch::scales>(static_cast<size_t>(m) * sizeof(float)));
+  float* scales = reinterpret_cast<float*>(scratch<Scales>(static_cast<size_t>(m) * sizeof(float)));
   epilogue.row_scale = scales;
   const char* from = static_cast<const char*>(x.const_data_ptr());
   const int64_t bytes = row_stride(x) * item_size(types.in);
@@ -72,7 +72,7 @@ Tensor linear_prequantized(const Tensor& q_in, const Tensor& scale, const Tensor
   const int64_t m = rows_of(q_in);
   const Path& isa = path_for(m);
   const Tensor q = plain_rows(q_in);
-  Tensor out = torch::stable::new_empty(q, with_last(q, n), dtype);
+  Tensor out = new_output(q, with_last(q, n), dtype);
   std::optional<Tensor> residual;
   Epilogue epilogue = epilogue_of(layer, checked, out, residual);
   epilogue.type = type;
@@ -119,7 +119,7 @@ Tensor linear_static(const Tensor& x_in, double x_scale, int64_t x_zero_point, c
   const int64_t m = rows_of(x_in);
   const Path& isa = path_for(m);
   const Tensor x = plain_rows(x_in);
-  Tensor out = torch::stable::new_empty(x, with_last(x, n), dtype);
+  Tensor out = new_output(x, with_last(x, n), dtype);
   std::optional<Tensor> residual;
   Epilogue epilogue = epilogue_of(layer, checked, out, residual);
   epilogue.type = type;

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "common/checks.h"
+#include "common/output.h"
 #include "int8_gemm/layout.h"
 
 // What the CPU and the CUDA ops share: the checks of their arguments and the shapes of their results.

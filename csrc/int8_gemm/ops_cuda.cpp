@@ -39,8 +39,8 @@ std::tuple<Tensor, Tensor> quantize_per_token(const Tensor& x_in) {
   const DeviceGuard guard(x_in.get_device_index());
   const Tensor x = plain_rows(x_in);
   const int64_t k = x.size(x.dim() - 1);
-  Tensor q = torch::stable::new_empty(x, x.sizes(), ScalarType::Char);
-  Tensor scale = torch::stable::new_empty(x, {x.sizes().data(), x.sizes().size() - 1}, ScalarType::Float);
+  Tensor q = new_output(x, x.sizes(), ScalarType::Char);
+  Tensor scale = new_output(x, {x.sizes().data(), x.sizes().size() - 1}, ScalarType::Float);
   check_launch("quantize_per_token", launch_quantize(type, x.const_data_ptr(), row_stride(x), rows_of(x), k,
                                                      static_cast<int8_t*>(q.mutable_data_ptr()), k,
                                                      static_cast<float*>(scale.mutable_data_ptr()), current_stream(x)));
@@ -51,7 +51,7 @@ Tensor gemm(const Tensor& a_in, const Tensor& packed, int64_t n, int64_t k) {
   check_gemm(a_in, packed, n, k);
   const DeviceGuard guard(a_in.get_device_index());
   const Tensor a = aligned_rows(a_in, k);
-  Tensor out = torch::stable::new_empty(a, {a.size(0), n}, ScalarType::Int);
+  Tensor out = new_output(a, {a.size(0), n}, ScalarType::Int);
   CudaGemm call = {};
   call.a = static_cast<const int8_t*>(a.const_data_ptr());
   call.a_stride = row_stride(a);
@@ -73,9 +73,9 @@ Tensor linear(const Tensor& x_in, const Tensor& packed, int64_t n, int64_t k, co
   const Tensor x = plain_rows(x_in);
   const int64_t m = rows_of(x), stride = padded_row(k);
   void* stream = current_stream(x);
-  Tensor q = torch::stable::new_empty(x, {m, stride}, ScalarType::Char);
-  Tensor row_scale = torch::stable::new_empty(x, {m}, ScalarType::Float);
-  Tensor out = torch::stable::new_empty(x, with_last(x, n), types.out_dtype);
+  Tensor q = new_output(x, {m, stride}, ScalarType::Char);
+  Tensor row_scale = new_output(x, {m}, ScalarType::Float);
+  Tensor out = new_output(x, with_last(x, n), types.out_dtype);
   std::optional<Tensor> residual;
   if (residual_in.has_value()) residual = torch::stable::contiguous(*residual_in);
 

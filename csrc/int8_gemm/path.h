@@ -42,14 +42,13 @@ struct Block {
   int64_t n, k;
   int64_t begin, end;
   int64_t next;  // end of the panels that this thread takes after these: they may be fetched into L2 meanwhile
+  bool cut_k;    // k is so long that neither the rows nor some panels fit L2: see Path::cut_rows
 };
 
 // One instruction set. A path keeps activations in a form of its own ("prepared": unsigned bytes, int16 ...), an
 // element of which stands for one int8 and depends on nothing else: prepared rows may be put together from pieces.
 // A row must be readable up to a multiple of 64 bytes; what lies beyond padded_k(k) elements does not matter.
 struct Path {
-  const char* name;
-  bool (*supported)();
   int tile_rows;            // rows that tile() takes at most
   int activation_bytes;     // of a prepared element
   int macs_per_nanosecond;  // about what a core does, to tell how many threads are worth waking
@@ -71,6 +70,8 @@ struct Path {
                  const int8_t* panel);
   // All of a block, finished: tile() and finish() in the order that is best here.
   void (*block)(const Block& block, const Epilogue& epilogue);
+  // Rows that block() takes at once when it is told to cut k; 0: it can't.
+  int cut_rows = 0;
   // For TileScope; null where there is no such state.
   void (*open)() = nullptr;
   void (*close)() = nullptr;
@@ -102,8 +103,7 @@ extern const Path kAvx512Vnni;
 extern const Path kAmx;
 #endif
 
-// The best path of this CPU, or the one that the environment variable PYPROD_ISA names. Chosen once per process.
-// Throws std::runtime_error when PYPROD_ISA names no path or one that this CPU can't run.
+// The path of isa() (common/isa.h).
 const Path& path();
 
 // The same for a GEMM of `rows` rows: AMX leaves few rows to AVX512-VNNI, unless PYPROD_ISA names it.

@@ -7,8 +7,6 @@ namespace {
 
 constexpr int kRows = 4;
 
-bool supported() { return true; }
-
 void prepare(const int8_t* a, int64_t k, void* prepared) {
   prepare_row<int8_t, 0>(a, k, static_cast<int8_t*>(prepared));
 }
@@ -21,7 +19,7 @@ float prepare_quantized(Float type, const void* x, int64_t k, void* prepared) {
   return prepare_quantized_row<int8_t, 0>(type, x, k, static_cast<int8_t*>(prepared));
 }
 
-float quantize(Float type, const void* x, int64_t k, int8_t* q) { return quantize_row<int8_t, 0>(type, x, k, q); }
+float quantize(Float type, const void* x, int64_t k, int8_t* q) { return quantize_floats(type, x, k, q); }
 
 void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc) {
   std::fill(acc, acc + rows * kPanel, 0);
@@ -43,9 +41,7 @@ void block(const Block& b, const Epilogue& epilogue) { block_of_tiles(kPortable,
 
 }  // namespace
 
-const Path kPortable = {.name = "portable",
-                        .supported = supported,
-                        .tile_rows = kRows,
+const Path kPortable = {.tile_rows = kRows,
                         .activation_bytes = sizeof(int8_t),
                         .macs_per_nanosecond = 2,
                         .prepare = prepare,

@@ -19,40 +19,10 @@ PYPROD_INLINE void prepare_row(const From* a, int64_t k, To* prepared) {
   for (int64_t i = k; i < padded_k(k); ++i) prepared[i] = 0;
 }
 
-// Quantizes as common/quantize.h says, each q stored with kOffset added; returns the scale.
-template <class To, int kOffset, class From>
-PYPROD_INLINE float quantize_row(const From* x, int64_t k, To* q) {
-  int32_t top = 0;
-  for (int64_t i = 0; i < k; ++i) {
-    const int32_t bits = magnitude_bits(to_float(x[i]));
-    top = bits > top ? bits : top;
-  }
-  const float scale = row_scale(top);
-  if (!is_finite_magnitude(top)) {
-    for (int64_t i = 0; i < k; ++i) q[i] = static_cast<To>(kOffset);
-    return scale;
-  }
-  const float inverse = 1.0f / scale;
-  for (int64_t i = 0; i < k; ++i) q[i] = static_cast<To>(round_scaled(to_float(x[i]), inverse) + kOffset);
-  return scale;
-}
-
-template <class To, int kOffset>
-PYPROD_INLINE float quantize_row(Float type, const void* x, int64_t k, To* q) {
-  switch (type) {
-    case Float::f32:
-      return quantize_row<To, kOffset>(static_cast<const float*>(x), k, q);
-    case Float::bf16:
-      return quantize_row<To, kOffset>(static_cast<const BFloat16*>(x), k, q);
-    default:
-      return quantize_row<To, kOffset>(static_cast<const Float16*>(x), k, q);
-  }
-}
-
 template <class To, int kOffset>
 PYPROD_INLINE float prepare_quantized_row(Float type, const void* x, int64_t k, To* prepared) {
   for (int64_t i = k; i < padded_k(k); ++i) prepared[i] = 0;
-  return quantize_row<To, kOffset>(type, x, k, prepared);
+  return quantize_floats<kOffset>(type, x, k, prepared);
 }
 
 template <Activation A>

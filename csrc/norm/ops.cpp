@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "common/isa.h"
+#include "common/output.h"
 #include "common/parallel.h"
 #include "common/row_view.h"
 #include "common/scratch.h"
@@ -112,11 +113,9 @@ void run(Call call, const Outputs& out) {
 using Quantized = std::tuple<Tensor, Tensor>;
 using QuantizedAndFloat = std::tuple<Tensor, Tensor, Tensor>;
 
-Tensor like(const Tensor& x, ScalarType type) { return torch::stable::new_empty(x, x.sizes(), type); }
+Tensor like(const Tensor& x, ScalarType type) { return new_output(x, x.sizes(), type); }
 
-Tensor scales_of(const Tensor& x) {
-  return torch::stable::new_empty(x, {x.sizes().data(), x.sizes().size() - 1}, ScalarType::Float);
-}
+Tensor scales_of(const Tensor& x) { return new_output(x, {x.sizes().data(), x.sizes().size() - 1}, ScalarType::Float); }
 
 Quantized quantized(const Call& call) {
   Tensor q = like(call.x, ScalarType::Char), scale = scales_of(call.x);

@@ -11,6 +11,7 @@
 #include "probe/callgrind.h"
 #include "probe/ceilings.h"
 #include "probe/counters.h"
+#include "probe/ladder.h"
 #include "probe/sampler.h"
 
 namespace py = pybind11;
@@ -46,6 +47,24 @@ std::vector<std::string> cpu_features() {
   return names;
 }
 
+std::vector<std::pair<std::string, bool>> ladder_rungs() {
+  std::vector<std::pair<std::string, bool>> found;
+  for (const probe::Rung& rung : probe::ladder()) {
+    if (rung.supported()) found.emplace_back(rung.name, rung.packed);
+  }
+  return found;
+}
+
+void ladder_product(const std::string& name, uintptr_t a, uintptr_t w, int64_t m, int64_t n, int64_t k, uintptr_t out) {
+  for (const probe::Rung& rung : probe::ladder()) {
+    if (rung.name != name || !rung.supported()) continue;
+    rung.product(reinterpret_cast<const int8_t*>(a), reinterpret_cast<const int8_t*>(w), m, n, k,
+                 reinterpret_cast<int32_t*>(out));
+    return;
+  }
+  throw py::value_error("ladder_product: this CPU has no rung " + name);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_probe, m) {
@@ -58,6 +77,10 @@ PYBIND11_MODULE(_probe, m) {
         "Duration of each of up to max_count calls of call(), as bytes of int64 ns.");
 
   probe::define_ceilings(m);
+  m.def("ladder_rungs", &ladder_rungs, "Rungs that this CPU can run, and whether each takes packed weights.");
+  m.def("ladder_product", &ladder_product, py::arg("name"), py::arg("a"), py::arg("w"), py::arg("m"), py::arg("n"),
+        py::arg("k"), py::arg("out"), py::call_guard<py::gil_scoped_release>(),
+        "out[m, n] = a[m, k] * w[n, k]^T by one rung; dense arrays, by address.");
   m.def("under_valgrind", &probe::under_valgrind, "Whether valgrind runs this process.");
   m.def("start_counting", &probe::start_counting, "Have callgrind count instructions from here.");
   m.def("stop_counting", &probe::stop_counting, py::arg("name"), "Have callgrind write a count and stop.");

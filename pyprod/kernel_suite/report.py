@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from pyprod.kernel_suite import problems
 from pyprod.kernel_suite.frame import FAMILIES, mean_ratio, steps, summarize
 from pyprod.measure import statistics, store
 from pyprod.measure.report import digits, facts
@@ -52,7 +54,8 @@ def tables(frame: pd.DataFrame) -> Iterator[Table]:
 def summary(frame: pd.DataFrame) -> Table:
     """A line for each kind and number of threads."""
     rows = []
-    for (kind, threads), part in frame[frame["ours"]].groupby(["kind", "threads"]):
+    against = frame[frame["ours"] & ~frame["kind"].map(_is_ladder)]
+    for (kind, threads), part in against.groupby(["kind", "threads"]):
         known = part.dropna(subset=["ratio"])
         if len(known):
             worst = known.nsmallest(1, "ratio").iloc[0]
@@ -69,6 +72,9 @@ def _tables(frame: pd.DataFrame) -> Iterator[Table]:
     for (kind, threads), part in frame.groupby(["kind", "threads"]):
         ours = part[part["ours"] & part["status"].eq("ok")]
         where = f"{kind}, {digits.count(int(str(threads)), 'thread')}"
+        if _is_ladder(str(kind)):
+            yield from (_ladder(f"{where}, {layer}", group) for layer, group in part.groupby("layer", sort=False))
+            continue
         yield _by_rows(f"{where}: pyprod against the best peer of each problem; {_aa(ours)}", ours)
         yield _by_peer(f"{where}: each peer against the best peer of each problem", part)
         if (part["family"] != "").any():
@@ -111,6 +117,28 @@ def _by_layer(title: str, ours: pd.DataFrame) -> Table:
         found.append((list(FAMILIES).index(str(family)), (f"{family} {layer}", *cells)))
     found.sort(key=lambda line: line[0])
     return Table(title, ("N x K", *(f"M={rows}" for rows in batches)), [line for _, line in found])
+
+
+def _is_ladder(kind: str) -> bool:
+    return hasattr(problems.module(kind), "RUNGS")
+
+
+def _ladder(title: str, part: pd.DataFrame) -> Table:
+    """One layer: a line for each rung, a column for each number of rows."""
+    batches = sorted(part["rows"].unique())
+    time = part.dropna(subset=["time_us"]).set_index(["peer", "rows"])["time_us"].to_dict()
+    before: dict[int, float] = {}
+    lines = []
+    for peer in (rung for rung in problems.module(str(part["kind"].iloc[0])).RUNGS if part["peer"].eq(rung).any()):
+        cells = []
+        for rows in batches:
+            taken = time.get((peer, rows), math.nan)
+            gain = f" ({digits.speedup(before[rows] / taken)})" if rows in before and taken == taken else ""
+            cells.append(f"{digits.number(taken)}{gain}")
+            before |= {rows: taken} if taken == taken else {}
+        lines.append((peer, *cells))
+    headings = ("µs, and how much faster than the rung before", *(f"M = {rows}" for rows in batches))
+    return Table(f"{title}: what each step brings", headings, lines)
 
 
 def _steps(title: str, frame: pd.DataFrame) -> Table:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from pyprod import kernels
 from pyprod.kernel_suite import peers, problems
 from pyprod.types import Mismatch, PyprodError
 
-SMALL = {kind: {"n": 33, "k": 70} for kind in ("linear", "linear_cold", "gemm")}
+SMALL = {kind: {"n": 33, "k": 70} for kind in ("linear", "linear_cold", "ladder", "gemm")}
 #: Compiling takes seconds each; what they compile is what eager runs, and each run of the suite checks them.
 SLOW = ("compile", "qlinear", "torchao")
 CASES = [
@@ -22,7 +23,11 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "name", "numerics"), CASES, ids=[f"{kind}-{name}" for kind, name, _ in CASES])
-def test_peers_are_right_for_any_number_of_rows(kind: str, name: str, numerics: str, tmp_path: Path) -> None:
+def test_peers_are_right_for_any_number_of_rows(
+    kind: str, name: str, numerics: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels.isa()  # chosen once per process: a rung of the ladder that asks for another must not choose for all tests
+    monkeypatch.setenv("PYPROD_ISA", "")
     problem = problems.module(kind).build(**SMALL.get(kind, {"k": 70}))
     module, variant = peers.split(name)
     with torch.no_grad():

@@ -19,9 +19,11 @@ CEILINGS: dict[str, Any] = {
 }
 
 
-def latencies(backend: str, rounds: list[float], batch: int = 1, replica: int = 0) -> list[Measurement]:
+def latencies(
+    backend: str, rounds: list[float], batch: int = 1, replica: int = 0, problem: str = "linear/n768-k768"
+) -> list[Measurement]:
     """Median µs by round."""
-    candidate = Candidate("linear/n768-k768", backend, batch=batch)
+    candidate = Candidate(problem, backend, batch=batch)
     return [Measurement(candidate, "latency", "ns", (us * 1e3,) * 3, i, replica) for i, us in enumerate(rounds)]
 
 
@@ -70,6 +72,26 @@ def test_steps_are_between_neighboring_numbers_of_rows() -> None:
     found = steps(summarize([*measured, *latencies("native.int8", [72.0] * 3, batch=8)], {}))
     assert found[["before", "after"]].values.tolist() == [[1, 4], [4, 8]]
     assert found["step"].tolist() == pytest.approx([1.2, 0.75])
+
+
+def test_the_ladder_shows_what_each_rung_brings() -> None:
+    """A rung without a number is stepped over; the ladder is no peer of anything."""
+    problem = "ladder/n768-k768"
+    measured = [
+        *latencies("native.int8", [10.0] * 3, problem=problem),
+        *latencies("ladder.naive", [400.0] * 3, problem=problem),
+        *latencies("ladder.packed", [50.0] * 3, problem=problem),
+        *latencies("ladder.packed", [90.0] * 3, batch=32, problem=problem),
+        *latencies("native.int8", [30.0] * 3, batch=32, problem=problem),
+    ]
+    (table,) = report.tables(summarize(measured, {}))
+    assert table.title == "ladder, 1 thread, 768x768: what each step brings"
+    assert table.headings[1:] == ("M = 1", "M = 32")
+    assert table.rows == [
+        ("ladder.naive", "400", "–"),
+        ("ladder.packed", "50.0 (8.00x)", "90.0"),
+        ("native.int8", "10.0 (5.00x)", "30.0 (3.00x)"),
+    ]
 
 
 def test_every_format_shows_the_same_cells() -> None:

@@ -1,3 +1,5 @@
+import ctypes
+
 import pytest
 import torch
 
@@ -12,8 +14,9 @@ def seed():
 
 @pytest.fixture
 def poison():
-    """Every buffer that torch hands out holds NaN or the largest integer until it is written."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
+    """Memory that torch hands out is bytes of 255 until it is written: NaN in every float format, -1 as an integer."""
+    libc, perturb = ctypes.CDLL(None), -6  # M_PERTURB of malloc.h, which fills with 255 ^ value
+    if libc.mallopt(perturb, 0x100):  # 0 under a sanitizer, whose own allocator fills with 0xbe
+        assert torch.empty(1000).isnan().all()
     yield
-    torch.use_deterministic_algorithms(False)
+    libc.mallopt(perturb, 0)

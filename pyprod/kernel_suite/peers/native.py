@@ -16,7 +16,7 @@ from pyprod.kernel_suite.problems.linear import Linear
 from pyprod.types import Unavailable
 
 _FUSED = ("gelu_quantize", "layer_norm_quantize", "rms_norm_quantize", "silu_mul_quantize")
-_KINDS = ("linear", "linear_cold", "gemm", *_FUSED)
+_KINDS = ("linear", "linear_cold", "ladder", "gemm", *_FUSED)
 VARIANTS = {"int8": Variant(_KINDS, "int8", "pyprod.kernels: int8_linear, int8_gemm, *_quantize")}
 
 
