@@ -34,7 +34,7 @@ class Plan:
         """The plan, the baseline that all ratios are taken against, and the command that asked for it."""
         return {
             "pyprod": __version__,
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "command": command(sys.argv),
             "baseline": BASELINE,
             "settings": asdict(self.settings),
             "candidates": [c.id for c in self.candidates],
@@ -44,6 +44,15 @@ class Plan:
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
         """The inverse; the command is not part of the value."""
         return cls(tuple(map(Candidate.from_id, data["candidates"])), Settings(**data["settings"]))
+
+
+def command(words: Sequence[str]) -> list[str]:
+    """What was typed, without where the record goes: a folder of one machine, and no part of how numbers were taken."""
+    words = list(words)
+    while "--out" in words:
+        at = words.index("--out")
+        del words[at : at + 2]
+    return [Path(words[0]).name, *(word for word in words[1:] if not word.startswith("--out="))]
 
 
 def select(

@@ -70,6 +70,11 @@ def test_a_plan_survives_json() -> None:
     assert bench.Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
+def test_the_stored_command_says_how_and_not_where() -> None:
+    typed = ["/opt/bin/pyprod", "bench", "--out", "/home/me/r", "--batch", "8", "--out=/tmp"]
+    assert bench.command(typed) == ["pyprod", "bench", "--batch", "8"]
+
+
 def test_a_run_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = cli.main(["bench", *QUICK, "--backend", "eager", "torchscript", "--out", str(tmp_path), "--json"])
     assert code == 0

@@ -62,7 +62,8 @@ def _everything(batches: Sequence[int], threads: Sequence[int]) -> Iterator[Cand
     known = [(name, variant.kinds if variant else ("linear",)) for name, variant, _ in peers.known()]
     for kind in problems.kinds():
         module = problems.module(kind)
-        for sizes, batch, count in itertools.product(module.SIZES, batches or module.BATCHES, threads):
+        counts = [n for n in threads if n in getattr(module, "THREADS", threads)]
+        for sizes, batch, count in itertools.product(module.SIZES, batches or module.BATCHES, counts):
             workload = problems.name(kind, sizes)
             yield from (Candidate(workload, name, batch=batch, threads=count) for name, can in known if kind in can)
 

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from pyprod.measure import memory, sampling
@@ -22,6 +23,7 @@ from pyprod.measure.subject import Observation, Subject
 from pyprod.types import Mismatch, Unavailable
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
+CHECKOUT = Path(__file__).parents[2]
 
 
 class Server:
@@ -80,7 +82,14 @@ def failure_of(error: BaseException) -> dict[str, str]:
         kind = "out_of_memory"  # torch's CPU allocator raises a plain RuntimeError: "can't allocate memory"
     text = " ".join(str(error).split())
     message = text if kind in ("unavailable", "mismatch") else f"{type(error).__name__}: {text}"
-    return {"kind": kind, "message": message, "detail": "".join(traceback.format_exception(error))}
+    return {"kind": kind, "message": message, "detail": without_places("".join(traceback.format_exception(error)))}
+
+
+def without_places(text: str) -> str:
+    """`text` with paths as they are below the checkout and below Python: records are read on other machines."""
+    for folder in (str(CHECKOUT), sys.prefix, sys.base_prefix):
+        text = text.replace(f"{folder}/", "")
+    return text
 
 
 def die_with_parent() -> None:

@@ -121,6 +121,7 @@ def test_a_failure_at_any_stage_is_a_row_and_the_others_go_on(stage: str, bug: s
     assert failed.failure is not None
     assert (failed.failure.kind, failed.failure.stage, failed.failure.message) == (kind, stage, message)
     assert "smoke!" in failed.failure.detail or bug == "raise"
+    assert str(Path(__file__).parents[2]) not in failed.failure.detail
     assert len(of(taken, "good.x", "latency")) == QUICK.rounds
     assert [f.message for f in watch.failures] == [message]
 

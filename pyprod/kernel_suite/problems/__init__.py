@@ -4,6 +4,7 @@ A module here defines
 
 - ``SIZES``: the sizes that the suite measures, as the keyword arguments of ``build`` and ``cost``;
 - ``BATCHES``: the numbers of rows;
+- ``THREADS``, if it is not measured with any number of them: those that it is;
 - ``OURS``: the peers that are pyprod's own, "family.variant";
 - ``PATTERN``: what of the memory ceilings bounds it, "read" or "copy";
 - ``build(**sizes)``: the `Problem`;
