@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from pyprod.measure import sampling
@@ -65,6 +66,32 @@ def test_a_call_that_gets_faster_is_warmed_up_until_it_is_steady(monkeypatch: py
     done = sampling.warm_up(int, max_ns=10 * 10**9)
     assert done.steady
     assert 20 < done.calls < 40
+
+
+def test_noise_alone_is_steady_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    steady_at_once = 0
+    for _ in range(200):
+        simulated(monkeypatch, lambda n: float(rng.lognormal(3, 0.2)))
+        steady_at_once += sampling.warm_up(int, max_ns=10 * 10**9).calls == sampling.WINDOWS
+    assert steady_at_once >= 180  # at a level of 5%
+
+
+def test_a_change_is_found_where_it_is() -> None:
+    rng = np.random.default_rng(0)
+    for before, after in ((10, 10), (6, 30), (30, 6)):
+        found = []
+        for _ in range(100):
+            at = sampling.change_point([*rng.normal(100, 3, before), *rng.normal(80, 3, after)])
+            found.append(at is not None and abs(at - before) <= 3)
+        assert sum(found) >= 90, (before, after)
+    assert sampling.change_point([1.0] * 50) is None
+    assert sampling.change_point([]) is None
+
+
+def test_a_change_too_small_to_matter_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulated(monkeypatch, lambda n: 20.1 if n < 6 else 20.0)
+    assert sampling.warm_up(int, max_ns=10 * 10**9).calls == sampling.WINDOWS
 
 
 def test_a_call_that_never_settles_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
