@@ -11,7 +11,6 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from pyprod.backends import Request, Runner
-from pyprod.types import Unavailable
 
 #: A note: measured, and what hides an upstream fault from whoever watches outputs for NaN.
 RELU_HIDES_NAN = "ReLU gives 0 for NaN (oneDNN)"
@@ -111,26 +110,6 @@ def calibration_batches(request: Request, batch: int) -> Iterator[tuple[Tensor, 
     for start in range(0, count, batch):
         rows = torch.arange(start, start + batch) % count
         yield tuple(t[rows] for t in request.calibration)
-
-
-def torch_device(device: str) -> Unavailable | None:
-    """Why PyTorch can't use `device` here, or None."""
-    if device == "cpu":
-        return None
-    if device != "cuda":
-        return Unavailable(f"no device {device!r}", "use cpu or cuda")
-    if not nvidia_gpu():
-        return Unavailable("no NVIDIA GPU")
-    if torch.version.cuda is None:
-        return Unavailable(f"torch {torch.__version__} is a CPU build", "install a CUDA build of the same version")
-    if not torch.cuda.is_available():
-        return Unavailable("PyTorch can't initialize CUDA", "see python -c 'import torch; torch.cuda.init()'")
-    return None
-
-
-def nvidia_gpu() -> bool:
-    """Whether the NVIDIA driver shows a GPU, whatever any library was built for."""
-    return Path("/dev/nvidia0").exists() or torch.cuda.is_available()
 
 
 def has_vnni() -> bool:

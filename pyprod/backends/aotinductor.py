@@ -7,8 +7,9 @@ from torch import Tensor
 
 from pyprod.backends import Request, Runner, Variant
 from pyprod.backends._inductor import no_compiler
-from pyprod.backends._runner import Cast, TorchRunner, torch_device
+from pyprod.backends._runner import Cast, TorchRunner
 from pyprod.export.aotinductor import save
+from pyprod.gpu.present import torch_device
 from pyprod.types import Unavailable
 
 VARIANTS = {

@@ -6,7 +6,8 @@ import torch
 
 from pyprod.backends import Request, Runner, Variant
 from pyprod.backends._inductor import compiled, no_compiler
-from pyprod.backends._runner import Cast, torch_device, weights_bytes
+from pyprod.backends._runner import Cast, weights_bytes
+from pyprod.gpu.present import torch_device
 from pyprod.types import Unavailable
 
 VARIANTS = {

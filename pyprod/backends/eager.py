@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from pyprod.backends import Request, Runner, Variant
-from pyprod.backends._runner import Cast, TorchRunner, torch_device, weights_bytes
+from pyprod.backends._runner import Cast, TorchRunner, weights_bytes
+from pyprod.gpu.present import torch_device
 from pyprod.types import Unavailable
 
 VARIANTS = {

@@ -7,8 +7,9 @@ from torch import fx, nn
 from pyprod.backends import Request, Runner, Variant
 from pyprod.backends._blocks import blocked
 from pyprod.backends._inductor import compiled, no_compiler
-from pyprod.backends._runner import TorchRunner, torch_device, weights_bytes
+from pyprod.backends._runner import TorchRunner, weights_bytes
 from pyprod.fuse import Untraceable, fuse, smooth
+from pyprod.gpu.present import torch_device
 from pyprod.nn import convert, dynamic_quantspec, static_quantspec
 from pyprod.types import QuantSpec, Unavailable
 

@@ -16,8 +16,9 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import Tensor
 
 from pyprod.backends import Request, Runner, Variant
-from pyprod.backends._runner import Signature, calibration_batches, has_vnni, nvidia_gpu
+from pyprod.backends._runner import Signature, calibration_batches, has_vnni
 from pyprod.export.onnx import cached
+from pyprod.gpu.present import nvidia_gpu
 from pyprod.types import Unavailable
 
 VARIANTS = {

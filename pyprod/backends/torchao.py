@@ -9,8 +9,9 @@ from torch import nn
 
 from pyprod.backends import Request, Runner, Variant
 from pyprod.backends._inductor import compiled, no_compiler
-from pyprod.backends._runner import pickled_bytes, torch_device
+from pyprod.backends._runner import pickled_bytes
 from pyprod.export.quiet import quiet
+from pyprod.gpu.present import torch_device
 from pyprod.types import Unavailable
 
 with quiet():

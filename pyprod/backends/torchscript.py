@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from pyprod.backends import Request, Runner, Variant
-from pyprod.backends._runner import RELU_HIDES_NAN, TorchRunner, torch_device
+from pyprod.backends._runner import RELU_HIDES_NAN, TorchRunner
 from pyprod.export.quiet import quiet
 from pyprod.export.torchscript import load, save
+from pyprod.gpu.present import torch_device
 from pyprod.types import Unavailable
 
 VARIANTS = {
