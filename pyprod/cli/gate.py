@@ -67,19 +67,40 @@ def _gate_request(options: argparse.Namespace) -> Any:
     from pyprod.gate.revisions import WORKING_TREE
 
     cache = workloads.cache_dir() / "gate"
-    return gate_.Request(options.base, options.head or WORKING_TREE, options.suite, Path(), options.out, cache)
+    head = options.head or WORKING_TREE
+    return gate_.Request(options.base, head, options.suite, options.asv, Path(), options.out, cache)
 
 
 def _gate_settings(options: argparse.Namespace, tolerance: float = 0.02) -> Any:
     """The settings asked for; `tolerance` of latency where none was."""
     from pyprod import gate as gate_
 
+    _check_device(options)
     names = {field.name for field in fields(gate_.Settings)} - {"rule", "realtime"}
     given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
     rule = gate_.Rule(
         tolerance=tolerance if options.tolerance is None else options.tolerance, alpha=options.alpha, beta=options.beta
     )
     return gate_.Settings(**given, realtime=options.realtime, rule=rule)
+
+
+def _check_device(options: argparse.Namespace) -> None:
+    """Said now, not row by row after two builds.
+
+    Raises:
+        PyprodError: there is no such device, or nothing that counts energy.
+    """
+    from pyprod.gpu import present, telemetry
+    from pyprod.measure import energy
+
+    on_gpu = options.device == "cuda"
+    if on_gpu and (why := present.torch_device("cuda")):
+        raise PyprodError(f"--device cuda: {why}")
+    if options.energy_s:
+        gpu = telemetry.gpu(0) if on_gpu else None
+        if (gpu.read().energy_j if gpu else energy.rapl()) is None:
+            what = "this GPU's driver shows no energy" if on_gpu else "Linux shows no energy counters here (powercap)"
+            raise PyprodError(f"--energy: {what}")
 
 
 def _gate_options(verb: argparse.ArgumentParser) -> None:
@@ -109,10 +130,16 @@ def _gate_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--annotate", choices=("auto", "github", "no"), default="auto", help="annotate a pull request")
     group = verb.add_argument_group("what to measure")
     group.add_argument("--suite", nargs="+", default=[], metavar="GLOB", help="files that define benchmarks")
+    group.add_argument("--asv", action="store_true", help="the timing benchmarks of asv.conf.json's benchmark_dir")
     group.add_argument(
         "--select", nargs="+", metavar="PATTERN", help="only benchmarks that match, e.g. 'int8_linear/*'"
     )
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads of each side (default: 1)")
+    group.add_argument("--device", choices=("cpu", "cuda"), help="where tensors are placed and time is taken")
+    group.add_argument("--hot", dest="cold", action="store_false", default=None, help="on a GPU, leave the L2 cache be")
+    group.add_argument(
+        "--energy", dest="energy_s", type=_seconds, metavar="TIME", help="read joules over so long in each pair"
+    )
     group = verb.add_argument_group("when to stop")
     group.add_argument("--budget", dest="budget_s", type=_seconds, metavar="TIME", help="of measuring (default: 60s)")
     group.add_argument("--timeout", dest="timeout_s", type=_seconds, metavar="TIME", help="of a stage (default: 60s)")
@@ -122,6 +149,7 @@ def _gate_options(verb: argparse.ArgumentParser) -> None:
     group.add_argument("--size-tolerance", dest="size", type=share, metavar="SHARE", help="(default: 25%%)")
     group.add_argument("--accuracy-tolerance", dest="accuracy", type=share, metavar="SHARE", help="(default: 1%%)")
     group.add_argument("--output-tolerance", dest="output", type=share, metavar="SHARE", help="(default: 5%%)")
+    group.add_argument("--energy-tolerance", dest="energy", type=share, metavar="SHARE", help="(default: 10%%)")
     group.add_argument(
         "--alpha", type=share, default=0.05, metavar="RISK", help="of a false alarm in the whole suite (default: 5%%)"
     )

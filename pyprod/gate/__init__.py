@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyprod import __version__, environment
-from pyprod.gate import config, records, revisions
+from pyprod.gate import asv, config, records, revisions
 from pyprod.gate.book import Book
 from pyprod.gate.evidence import NAME, Writer, replay
 from pyprod.gate.run import Gate, Progress, Settings, Sides, cpus
@@ -36,7 +36,8 @@ class Request:
 
     Attributes:
         base, head: revisions: a branch, tag or commit, or `revisions.WORKING_TREE`.
-        suite: globs of the files that define benchmarks; empty for the project's own choice.
+        suite: globs of the files that define benchmarks, or of folders of asv's; empty for the project's own choice.
+        asv: the suite is what HEAD's asv.conf.json names.
         folder: anywhere in the repository.
         out: the folder in which each run makes one for its evidence.
         cache: built revisions are kept here.
@@ -45,6 +46,7 @@ class Request:
     base: str
     head: str = revisions.WORKING_TREE
     suite: Sequence[str] = ()
+    asv: bool = False
     folder: Path = Path()
     out: Path = Path("results/gate")
     cache: Path = Path()
@@ -123,11 +125,12 @@ def _prepare(
     for side, revision in named.items():
         progress(0.0, f"building {revision.label}")
         trees[side] = cache.prepare(repository, revision, about, logs / f"{side}.log")
-    globs = tuple(request.suite) or about.suite
-    suite, own = ([p for glob in globs for p in sorted(trees[side].glob(glob))] for side in (HEAD, BASE))
+    globs = (asv.folder(trees[HEAD][0] / "asv.conf.json"),) if request.asv else tuple(request.suite) or about.suite
+    suite, own = ([p for glob in globs for p in sorted(trees[side][0].glob(glob))] for side in (HEAD, BASE))
     if not suite:
-        raise PyprodError(f"HEAD has no file that matches {', '.join(globs)}: docs/gate.md shows what one looks like")
-    return Sides(trees, about.path, suite, own, repository.root, _sizes(trees, about.outputs))
+        raise PyprodError(f"HEAD has nothing that matches {', '.join(globs)}: docs/gate.md shows what one looks like")
+    first = {side: found[0] for side, found in trees.items()}
+    return Sides(trees, about.path, suite, own, repository.root, _sizes(first, about.outputs))
 
 
 def _sizes(trees: Mapping[str, Path], outputs: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -20,7 +20,7 @@ from pyprod.measure.statistics import Estimate
 from pyprod.types import PyprodError
 
 LATENCY, THROUGHPUT = "latency", "throughput"
-PEAK_MEMORY, SIZE, ACCURACY, OUTPUT = "peak_memory", "size", "accuracy", "output"
+PEAK_MEMORY, SIZE, ACCURACY, OUTPUT, ENERGY = "peak_memory", "size", "accuracy", "output", "energy"
 
 #: Latency is this quantile of a turn's calls: what a call takes when nothing disturbs it. On a shared machine the
 #: median has 1.4 times its noise. What slows down only some of the calls shows in the throughput.
@@ -38,6 +38,7 @@ class Row:
         values: by side, one value per turn, in the metric's unit.
         reason: one line, where the state is not "measured".
         decision: as of the look that decided, or of the last one.
+        throttled: turns that do not count, because something held a side's GPU back.
     """
 
     benchmark: str
@@ -47,6 +48,7 @@ class Row:
     pairs: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     values: dict[str, list[float]] = field(default_factory=lambda: {BASE: [], HEAD: []})
     decision: Decision | None = None
+    throttled: int = 0
 
     @property
     def verdict(self) -> Verdict | None:
@@ -81,6 +83,7 @@ class Book:
         plan: what the evidence begins with: revisions, rule, settings, machine.
         files: by benchmark, the file of the suite that defines it.
         looked: fraction of the budget at the last look.
+        biases: what makes the times of a device worth less.
     """
 
     def __init__(self) -> None:
@@ -88,6 +91,7 @@ class Book:
         self.plan: Mapping[str, Any] = {}
         self.files: Mapping[str, str] = {}
         self.looked = 0.0
+        self.biases: list[str] = []
         self.interrupted = False
         self._rule = Rule()
         self._judged = 1
@@ -139,7 +143,11 @@ class Book:
             row.state, row.reason = "vanished", "BASE's suite defines it, HEAD's does not"
 
     def _on_sample(self, event: Mapping[str, Any]) -> None:
-        """One turn of both sides: the calls' durations, ns."""
+        """One turn of both sides: the calls' durations, ns; one with a GPU that was held back compares nothing."""
+        if any(event[side].get("throttled") for side in (BASE, HEAD)):
+            for metric in (LATENCY, THROUGHPUT):
+                self._row(event["benchmark"], metric).throttled += 1
+            return
         base, head = (np.asarray(event[side]["latency_ns"], dtype=float) for side in (BASE, HEAD))
         latency, throughput = (self._row(event["benchmark"], metric) for metric in (LATENCY, THROUGHPUT))
         latency.add(event["pair"], *(float(np.quantile(x, UNDISTURBED)) for x in (base, head)))
@@ -184,6 +192,10 @@ class Book:
                 rule = replace(self._rule, tolerance=self._tolerances[row.metric])
                 row.decision = decide(row.logs(), rule, self._judged, share(self.looked, event["fraction"]))
         self.looked = event["fraction"]
+
+    def _on_device(self, event: Mapping[str, Any]) -> None:
+        """How a side's GPU is used and by whom."""
+        self.biases += [bias for bias in event["biases"] if bias not in self.biases]
 
     def _on_pair(self, event: Mapping[str, Any]) -> None:
         """A pair of processes was started: for the reader of the evidence."""

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import resource
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,18 +17,11 @@ import numpy as np
 import torch
 
 from pyprod import discover
-from pyprod.gate.place import Allocations, Memory, Place
-from pyprod.measure import memory, sampling
+from pyprod.gate import asv
+from pyprod.gate.instruments import Instrument, Slice, instrument
+from pyprod.gate.place import Memory, Place
 from pyprod.measure.subject import Observation
 from pyprod.types import Mismatch, PyprodError
-
-#: A process times each benchmark for some 20 ms: windows must be short.
-WARM_WINDOW_NS = 2_000_000
-
-#: A slice may take so many times its time, to make its least number of calls.
-PATIENCE = 5
-#: Weights and activations of some MB are back in their cache after so many calls.
-SETTLE_CALLS = 4
 
 #: The module that a process was started with is the harness's, whatever the revision.
 HARNESS = ("__main__", "__mp_main__")
@@ -43,24 +34,30 @@ class Child:
 
     def __init__(self, side: str, tensors: Memory, allocations: Memory) -> None:
         self._side = side
-        self._memory = tensors
-        self._allocations = Allocations(allocations)
+        self._memories = tensors, allocations
         self._benchmarks: dict[str, Setup] = {}
-        self._place: Place
-        self._call: Callable[[], object]
-        self._peak_was_reset = False
+        self._instrument: Instrument
 
     def load(
-        self, tree: str, path: Sequence[str], suite: Sequence[str], checkout: str, threads: int
+        self,
+        tree: str,
+        path: Sequence[str],
+        suite: Sequence[str],
+        checkout: str,
+        threads: int,
+        device: str,
+        cold: bool,
     ) -> list[Observation]:
         """Import the suite's files; what they import comes out of `tree`.
 
         Args:
             tree: folder of the revision.
             path: folders in it that modules are looked for in.
-            suite: files, of HEAD on both sides: the same work for both.
+            suite: files, or folders of asv's benchmarks; of HEAD on both sides: the same work for both.
             checkout: folder that nothing may be imported from: the repository the revision was taken from.
+            device, cold: see `pyprod.gate.instruments`.
         """
+        self._instrument = instrument(device, cold, *self._memories)
         for name in [n for n in sys.modules if n == "pyprod" or n.startswith("pyprod.")]:
             del sys.modules[name]
         torch.set_num_threads(threads)
@@ -68,50 +65,35 @@ class Child:
         sys.path[:] = [*(str(Path(tree, folder)) for folder in path), *(p for p in sys.path if p)]
         files: dict[str, str] = {}
         for file in map(Path, suite):
-            found: Mapping[str, Setup] = discover.load_file(file).benchmarks()
+            found, where = _benchmarks(file)
             if doubled := sorted(found.keys() & self._benchmarks.keys()):
                 raise PyprodError(f"{file.name} defines again what another file has: {', '.join(doubled)}")
             self._benchmarks.update(found)
-            files.update(dict.fromkeys(found, str(file)))
+            files.update(where)
         _refuse_strangers(Path(tree), Path(checkout))
         return [Observation("benchmarks", "names", (), {"files": dict(sorted(files.items()))})]
 
     def setup(self, name: str, seed: str) -> list[Observation]:
         """Make a benchmark ready. The same seed gives the same data at the same addresses on both sides."""
         self._let_go()
-        memory.trim()
         gc.freeze()  # what there is now stays: to look through torch's own objects again takes 80 ms
         number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8])
         torch.manual_seed(number % 2**63)
         np.random.seed(number % 2**32)
-        self._allocations.reset(number)
-        with self._allocations.entered():
-            self._place = Place(self._memory, seed)
-            self._call = self._benchmarks[name](self._place)
-            memory.trim()
-            self._peak_was_reset = memory.reset_peak()
-            done = sampling.warm_up(self._call, max_ns=200_000_000, window_ns=WARM_WINDOW_NS)
-        extent = self._place.extent + self._allocations.extent
-        context = {"calls": done.calls, "steady": done.steady, "extent": extent}
-        return [Observation("warmup_time", "s", [done.elapsed_ns / 1e9], context)]
+        self._instrument.reset(number)
+        with self._instrument.entered():
+            self._place = Place(self._instrument.memory, seed)
+            warmed = self._instrument.prepare(self._benchmarks[name](self._place))
+        extent = self._place.extent + warmed.context["extent"]
+        return [warmed._replace(context={**warmed.context, "extent": extent})]
 
     def slice(
         self, window: int, data: int, settle_ns: int, min_count: int, max_count: int, max_ns: int
     ) -> list[Observation]:
-        """Tensors written, with new input values; calls unrecorded (the caches were the other side's), then samples.
-
-        After `max_ns` it goes on to `min_count` calls, and after `settle_ns` to `SETTLE_CALLS`, but for no longer than
-        `PATIENCE` times that.
-        """
-        with self._allocations.entered(window):
+        """Tensors written, with new input values; then samples."""
+        with self._instrument.entered(window):
             self._place.write(data, window)
-            self._calls(SETTLE_CALLS, 1000, settle_ns)
-            before, cpu = resource.getrusage(resource.RUSAGE_THREAD), time.process_time_ns()
-            start = time.perf_counter_ns()
-            durations = self._calls(min_count, max_count, max_ns)
-            elapsed, cpu = time.perf_counter_ns() - start, time.process_time_ns() - cpu
-        preempted = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw - before.ru_nivcsw
-        context = {"preempted": preempted, "cpu_share": round(cpu / elapsed, 3)}
+            durations, context = self._instrument.sample(Slice(settle_ns, min_count, max_count, max_ns))
         return [Observation("latency", "ns", durations, context)]
 
     def output(self, data: int, folder: str) -> list[Observation]:
@@ -120,28 +102,37 @@ class Child:
         Raises:
             Mismatch: a value is not finite.
         """
-        with self._allocations.entered():
+        with self._instrument.entered():
             self._place.write(data)
-            values = np.concatenate([np.zeros(0), *_numbers(self._call())])
+            values = np.concatenate([np.zeros(0), *_numbers(self._instrument.result())])
         if not np.isfinite(values).all():
             raise Mismatch(f"{np.count_nonzero(~np.isfinite(values))} of {values.size} values are not finite")
         np.save(Path(folder, f"{self._side}.npy"), values)
         return [Observation("output", "values", [float(values.size)])]
 
     def memory(self) -> list[Observation]:
-        """Peak resident set of the process since the benchmark was set up; nothing where Linux does not say."""
-        return [o for o in memory.usage(self._peak_was_reset) if o.metric == "peak_rss" and self._peak_was_reset]
+        """Peak memory since the benchmark was set up; nothing where the system does not say."""
+        return self._instrument.peak()
 
-    def _calls(self, min_count: int, max_count: int, max_ns: int) -> list[int]:
-        durations = sampling.sample(self._call, max_count, max_ns)
-        if len(durations) < min_count:
-            durations += sampling.sample(self._call, min_count - len(durations), (PATIENCE - 1) * max_ns)
-        return durations
+    def energy(self, data: int, seconds: float) -> list[Observation]:
+        """Joules per call; nothing where nothing counts them."""
+        with self._instrument.entered():
+            self._place.write(data)
+            return self._instrument.energy(seconds)
 
     def _let_go(self) -> None:
         """Forget the last benchmark, so that the next one finds the process as that one did."""
-        self._call = lambda: None
-        self._place = Place(self._memory, "")
+        self._instrument.forget()
+        self._place = Place(self._instrument.memory, "")
+
+
+def _benchmarks(path: Path) -> tuple[Mapping[str, Setup], Mapping[str, str]]:
+    """What a suite's file or folder defines, by name: the setup function, and the file."""
+    if path.is_dir():
+        timed = list(asv.suite(path))
+        return {t.name: t.setup for t in timed}, {t.name: t.file for t in timed}
+    found: Mapping[str, Setup] = discover.load_file(path).benchmarks()
+    return found, dict.fromkeys(found, str(path))
 
 
 def _numbers(value: object) -> Iterator[np.ndarray[Any, Any]]:

@@ -9,6 +9,11 @@ from typing import Any
 
 from pyprod.types import PyprodError
 
+#: Tells a build which layout is wanted.
+LAYOUT = "PYPROD_GATE_LAYOUT"
+#: More builds than a gate has pairs would never be used.
+MOST_LAYOUTS = 16
+
 
 @dataclass(frozen=True)
 class Config:
@@ -22,6 +27,8 @@ class Config:
         inputs: globs of all that the build reads. Two revisions that agree in them share one build.
         outputs: globs of the files it leaves.
         environment: variables for the build, where the caller has not set them.
+        layouts: how many builds to make of each revision, which differ only in where the linker puts what. The build is
+            told which by the variable `LAYOUT`: 0, 1, ... Pairs take the builds in turn, both sides the same one.
     """
 
     suite: tuple[str, ...] = ("bench/gate_*.py",)
@@ -30,6 +37,7 @@ class Config:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     environment: Mapping[str, str] | None = None
+    layouts: int = 1
 
 
 def read(text: str) -> Config:
@@ -46,6 +54,10 @@ def read(text: str) -> Config:
     if unknown := sorted(table.keys() - known):
         raise PyprodError(f"[tool.pyprod.gate]: unknown key {unknown[0]!r}; there are: {', '.join(sorted(known))}")
     for key, value in table.items():
+        if key == "layouts":
+            if not isinstance(value, int) or not 1 <= value <= MOST_LAYOUTS:
+                raise PyprodError(f"[tool.pyprod.gate]: layouts must be a number from 1 to {MOST_LAYOUTS}")
+            continue
         kind = dict if key == "environment" else list
         if not isinstance(value, kind) or not all(isinstance(item, str) for item in value):
             raise PyprodError(f"[tool.pyprod.gate]: {key} must be {'a table' if kind is dict else 'a list'} of strings")

@@ -23,6 +23,9 @@ from pyprod.measure.process import Worker, WorkerFailed, launch, worker_environm
 from pyprod.measure.subject import Observation
 from pyprod.types import Failure, PyprodError
 
+#: What importing torch may take, however short a stage's time is: seconds, on a machine with other things to do.
+START_S = 60.0
+
 
 class SideFailed(Exception):
     """A side that did not get through a stage; its process may be gone."""
@@ -90,6 +93,8 @@ class Pair:
         rng: what is drawn for the pair comes from it.
         timeout: seconds for a stage.
         realtime: ask for real-time scheduling.
+        device: "cpu" or "cuda".
+        cold: on a GPU, overwrite the second level cache before each sample.
 
     Raises:
         SideFailed: (from entering) a side's process could not import the suite.
@@ -106,10 +111,13 @@ class Pair:
         rng: random.Random,
         timeout: float,
         realtime: bool,
+        device: str = "cpu",
+        cold: bool = True,
     ) -> None:
         self._trees, self._path, self._suite, self._checkout = trees, path, suite, checkout
         self._cpus, self._all_cpus = cpus, all_cpus
         self._rng, self._timeout, self._realtime = rng, timeout, realtime
+        self._device, self._cold = device, cold
         self._workers: dict[str, Worker] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="pyprod-gate-", ignore_cleanup_errors=True)
         self._zygote: subprocess.Popen[bytes] | None = None
@@ -150,6 +158,8 @@ class Pair:
                 suite=list(map(str, self._suite[side])),
                 checkout=str(self._checkout),
                 threads=len(self._cpus),
+                device=self._device,
+                cold=self._cold,
             )
         for side in sides:
             try:
@@ -171,8 +181,9 @@ class Pair:
             end.close()
         self._ask_for_realtime()
         try:
-            if not status.poll(self._timeout):
-                raise PyprodError(f"importing torch took longer than {self._timeout:g} s: raise --timeout")
+            patience = max(self._timeout, START_S)
+            if not status.poll(patience):
+                raise PyprodError(f"importing torch took longer than {patience:g} s: raise --timeout")
             pids = json.loads(status.recv_bytes())
         except EOFError:
             words = (folder / "zygote.log").read_text(errors="replace").strip().splitlines()

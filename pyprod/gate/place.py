@@ -33,6 +33,7 @@ _Module = TypeVar("_Module", bound=nn.Module)
 LIBRARY = Path(__file__).parent.parent / "libplace.so"
 HUGE = 2 << 20  #: The memory begins at a huge page: below it, virtual and physical addresses agree.
 PAGE, LINE = 4096, 64
+DEVICE_LINE = 512  #: What CUDA's allocator aligns to, and vector loads and TMA may rely on.
 #: A tensor begins up to so many pages after the last one: the 2048 sets of a 2 MB second level cache are 32 pages.
 MOST_PAGES = 32
 #: So many other sets of physical pages there are at most.
@@ -74,6 +75,20 @@ class Memory:
 _mmap = ctypes.CDLL(None, use_errno=True).mmap
 _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
+
+
+class DeviceMemory:
+    """The same for a GPU: both sides take as much, at once, and draw the same places in it. Its pages are the driver's.
+
+    Attributes:
+        tensor: uint8 ``[size]`` on the device.
+    """
+
+    def __init__(self, size: int, device: str) -> None:
+        self.tensor = torch.empty(size, dtype=torch.uint8, device=device)
+
+    def show(self, window: int, span: int) -> None:
+        """Nothing: there is one window."""
 
 
 class Allocations:
@@ -122,13 +137,14 @@ class Place:
     """Puts tensors at drawn addresses. A benchmark's setup function gets one and passes all its tensors through it.
 
     Args:
-        memory: shared with the other side.
+        memory: shared with the other side, or of a device.
         seed: of the addresses. Both sides draw the same for the first tensor, the second ...
     """
 
-    def __init__(self, memory: Memory, seed: str) -> None:
+    def __init__(self, memory: Memory | DeviceMemory, seed: str) -> None:
         self._memory = memory
         self._rng = random.Random(seed)
+        self._line = LINE if memory.tensor.device.type == "cpu" else DEVICE_LINE
         self._cursor = 0
         self._inputs: list[tuple[Tensor, Tensor]] = []
         self._weights: list[tuple[Tensor, Tensor]] = []
@@ -174,7 +190,8 @@ class Place:
         size = tensor.numel() * tensor.element_size()
         if not size:
             return torch.empty_like(tensor)
-        start = self._cursor + self._rng.randrange(MOST_PAGES) * PAGE + self._rng.randrange(PAGE // LINE) * LINE
+        start = self._cursor + self._rng.randrange(MOST_PAGES) * PAGE
+        start += self._rng.randrange(PAGE // self._line) * self._line
         self._cursor = math.ceil((start + size) / PAGE) * PAGE
         if self._cursor > len(self._memory.tensor):
             raise PyprodError(
@@ -185,7 +202,9 @@ class Place:
 
 
 def _copy_outside(tensor: Tensor) -> Tensor:
-    """A copy that numpy allocates, outside of shared memory."""
+    """A copy that numpy allocates, outside of shared memory; on its device, of a tensor that is on one."""
+    if tensor.device.type != "cpu":
+        return tensor.detach().clone()
     flat = tensor.detach().contiguous().view(-1)
     if not len(flat):
         return tensor

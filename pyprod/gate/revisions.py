@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyprod.gate.config import Config
+from pyprod.gate.config import LAYOUT, Config
 from pyprod.types import PyprodError
 
 #: Written as a revision: the files as they lie in the checkout, whether committed or not.
@@ -137,8 +137,8 @@ class Cache:
     that differ: the project's build system then compiles only what they touch, and no path makes two builds differ.
     """
 
-    #: Trees beyond so many are deleted, the longest unused first.
-    MOST_TREES = 20
+    #: Trees beyond so many are deleted, the longest unused first. Layouts of one revision share most files' bytes.
+    MOST_TREES = 100
 
     def __init__(self, folder: Path) -> None:
         self._trees, self._builds = folder / "trees", folder / "builds"
@@ -146,9 +146,9 @@ class Cache:
         for path in (self._trees, self._builds, self._workshops):
             path.mkdir(parents=True, exist_ok=True)
 
-    def prepare(self, repository: Repository, revision: Revision, config: Config, log: Path) -> Path:
-        """The folder of a revision's files, built as `config` says. Folders of two revisions have names of one length:
-        how long a path is moves what comes after it in memory.
+    def prepare(self, repository: Repository, revision: Revision, config: Config, log: Path) -> list[Path]:
+        """Folders of a revision's files, built as `config` says: one for each layout. Folders of two revisions have
+        names of one length: how long a path is moves what comes after it in memory.
 
         Args:
             log: takes what the build prints.
@@ -157,25 +157,31 @@ class Cache:
             PyprodError: the build fails, or leaves nothing; the message ends with its last words.
         """
         recipe = _digest(repr(config), *_tools(config))
-        tree = self._trees / _digest(revision.tree, recipe)
-        with _locked(tree.with_suffix(".lock")):
-            if not tree.is_dir():
-                with tempfile.TemporaryDirectory(dir=tree.parent) as folder:
-                    fresh = Path(folder, "tree")
-                    repository.export(revision, fresh)
-                    if config.build:
-                        _copy(self._built(fresh, config, recipe, log), fresh)
-                    fresh.rename(tree)
-        os.utime(tree)
+        trees: list[Path] = []
+        for layout in range(config.layouts if config.build else 1):
+            tree = self._trees / _digest(revision.tree, recipe, str(layout))
+            with _locked(tree.with_suffix(".lock")):
+                if not tree.is_dir():
+                    with tempfile.TemporaryDirectory(dir=tree.parent) as folder:
+                        fresh = Path(folder, "tree")
+                        if trees:
+                            shutil.copytree(trees[0], fresh, copy_function=os.link, ignore=_caches)
+                        else:
+                            repository.export(revision, fresh)
+                        if config.build:
+                            _copy(self._built(fresh, config, recipe, layout, log), fresh)
+                        fresh.rename(tree)
+            os.utime(tree)
+            trees.append(tree)
         self._prune()
-        return tree
+        return trees
 
-    def _built(self, tree: Path, config: Config, recipe: str, log: Path) -> Path:
+    def _built(self, tree: Path, config: Config, recipe: str, layout: int, log: Path) -> Path:
         """Folder of what building `tree` gives, from the cache or made now."""
         sources = _matching(tree, config.inputs)
         contents = (hashlib.sha256(path.read_bytes()).hexdigest() for path in sources)
         names = (str(path.relative_to(tree)) for path in sources)
-        built = self._builds / _digest(recipe, *names, *contents)
+        built = self._builds / _digest(recipe, str(layout), *names, *contents)
         if built.is_dir():
             return built
         workshop = self._workshops / recipe
@@ -183,7 +189,7 @@ class Cache:
             _turn(workshop, tree)
             for stale in _matching(workshop, config.outputs):
                 stale.unlink()
-            _run_build(workshop, config, log)
+            _run_build(workshop, config, layout, log)
             found = _matching(workshop, config.outputs)
             if not found:
                 raise PyprodError(f"the build succeeded, but left nothing that matches {', '.join(config.outputs)}")
@@ -217,16 +223,22 @@ def _turn(workshop: Path, tree: Path) -> None:
     manifest.write_text("\n".join(sorted(files)))
 
 
+def _caches(_: str, names: list[str]) -> list[str]:
+    """What Python made in a tree, and another must make for itself."""
+    return [name for name in names if name == "__pycache__"]
+
+
 def _copy(source: Path, into: Path, files: Sequence[Path] | None = None) -> None:
     for path in _matching(source, ("**/*",)) if files is None else files:
         target = into / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # which another tree may share
         shutil.copy2(path, target)
 
 
-def _run_build(tree: Path, config: Config, log: Path) -> None:
+def _run_build(tree: Path, config: Config, layout: int, log: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    variables = dict(config.environment or {}) | os.environ | {"PATH": path}
+    variables = dict(config.environment or {}) | os.environ | {"PATH": path, LAYOUT: str(layout)}
     with log.open("wb") as output:
         try:
             done = subprocess.run(

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from pyprod import discover, environment
-from pyprod.gate.book import ACCURACY, LATENCY, OUTPUT, PEAK_MEMORY, SIZE, THROUGHPUT, Book
+from pyprod.gate.book import ACCURACY, ENERGY, LATENCY, OUTPUT, PEAK_MEMORY, SIZE, THROUGHPUT, Book
 from pyprod.gate.evidence import FORMAT, Writer, summary
 from pyprod.gate.pairs import Pair, SideFailed, SidesFailed, load_average
 from pyprod.gate.place import MOST_WINDOWS
 from pyprod.gate.sides import BASE, HEAD, SIDES
 from pyprod.measure.decide import Rule
+from pyprod.measure.subject import Observation
 from pyprod.types import PyprodError
 
 #: What has one value or more in every pair.
@@ -51,6 +52,10 @@ class Settings:
             of peak resident memory, of the relative difference of outputs, of the size of built files, and (of records)
             of a model's accuracy.
         select: only benchmarks that match one of these globs; empty for all.
+        energy_s: seconds of calls, in each pair, over which joules are read; 0: energy is not measured.
+        energy: tolerance of joules per call.
+        device: "cpu" or "cuda".
+        cold: on a GPU, overwrite the second level cache before each sample.
         seed: of all that is drawn: order, addresses, data.
     """
 
@@ -67,6 +72,10 @@ class Settings:
     output: float = 0.05
     size: float = 0.25
     accuracy: float = 0.01
+    energy: float = 0.1
+    energy_s: float = 0.0
+    device: str = "cpu"
+    cold: bool = True
     select: tuple[str, ...] = ()
     seed: int = 0
     realtime: bool = True
@@ -81,6 +90,7 @@ class Settings:
             OUTPUT: self.output,
             SIZE: self.size,
             ACCURACY: self.accuracy,
+            ENERGY: self.energy,
         }
 
 
@@ -89,7 +99,7 @@ class Sides:
     """What is compared.
 
     Attributes:
-        trees: the built folder of each side.
+        trees: for each side the built folders, one for each layout, in the same order.
         path: folders in it that modules are imported from.
         suite: HEAD's files of benchmarks: both sides do this work.
         own_suite: BASE's own, to learn what HEAD does not define any more.
@@ -97,7 +107,7 @@ class Sides:
         outputs: by name, a built file's size on each side.
     """
 
-    trees: Mapping[str, Path]
+    trees: Mapping[str, Sequence[Path]]
     path: Sequence[str]
     suite: Sequence[Path]
     own_suite: Sequence[Path]
@@ -130,6 +140,8 @@ class Gate:
         self._rng = random.Random(settings.seed)
         self._all_cpus = environment.allowed_cpus()
         self._cpus = cpus(settings.threads)
+        self._layouts = list(range(len(sides.trees[HEAD])))
+        self._rng.shuffle(self._layouts)
         self._started = 0.0
         self._turn_s = 0.02
 
@@ -163,12 +175,13 @@ class Gate:
             files = self._files(own)
         except SideFailed:  # BASE's own suite does not run: what HEAD's gives there is said row by row
             files = self._files(own | {BASE: ()})
-        root = self._sides.trees[HEAD]
+        root = self._sides.trees[HEAD][0]
+        metrics = (*METRICS, ENERGY) if self._settings.energy_s else METRICS
         names = {name: str(Path(file).relative_to(root)) for name, file in files[HEAD].items() if self._selected(name)}
         vanished = sorted(name for name in files[BASE].keys() - files[HEAD].keys() if self._selected(name))
         if not names and not vanished:
             raise PyprodError(discover.unknown("benchmark", ", ".join(self._settings.select), files[HEAD]))
-        self._writer.record("inventory", benchmarks=names, vanished=vanished, metrics=METRICS)
+        self._writer.record("inventory", benchmarks=names, vanished=vanished, metrics=metrics)
 
     def _selected(self, name: str) -> bool:
         patterns = self._settings.select
@@ -182,7 +195,7 @@ class Gate:
             SideFailed: BASE can't.
         """
         try:
-            with self._new_pair(suite) as pair:
+            with self._new_pair(suite, 0) as pair:
                 return pair.files
         except SideFailed as error:
             if error.side == HEAD:
@@ -212,10 +225,10 @@ class Gate:
     def _spent(self) -> float:
         return (time.monotonic() - self._started) / self._settings.budget_s
 
-    def _new_pair(self, suite: Mapping[str, Sequence[Path]]) -> Pair:
+    def _new_pair(self, suite: Mapping[str, Sequence[Path]], layout: int) -> Pair:
         settings = self._settings
         return Pair(
-            self._sides.trees,
+            {side: trees[layout] for side, trees in self._sides.trees.items()},
             self._sides.path,
             suite,
             self._sides.checkout,
@@ -224,6 +237,8 @@ class Gate:
             self._rng,
             settings.timeout_s,
             settings.realtime,
+            settings.device,
+            settings.cold,
         )
 
     def _pair(self, number: int) -> None:
@@ -232,10 +247,11 @@ class Gate:
         self._rng.shuffle(waiting)
         turns = self._turns(len(waiting))
         suite = dict.fromkeys(SIDES, self._sides.suite)
+        layout = self._layouts[number % len(self._layouts)]
         while waiting:
             try:
-                with self._new_pair(suite) as pair:
-                    about = {"load": load_average(), "realtime": pair.is_realtime, "cpus": self._cpus}
+                with self._new_pair(suite, layout) as pair:
+                    about = {"load": load_average(), "realtime": pair.is_realtime, "cpus": self._cpus, "layout": layout}
                     self._writer.record("pair", pair=number, **about)
                     while waiting:
                         self._progress(self._spent(), f"pair {number + 1}: {waiting[-1]}")
@@ -255,6 +271,7 @@ class Gate:
         """Measure one benchmark in one pair; False when a process died of it."""
         try:
             ready = pair.both("setup", name=name, seed=f"{self._settings.seed}/{number}/{name}")
+            self._device(name, number, ready)
             extent = max(found.context["extent"] for (found,) in ready.values())
             windows = max(1, min(MOST_WINDOWS, WINDOWS_BYTES // max(1, extent)))
             started = time.monotonic()
@@ -262,16 +279,29 @@ class Gate:
                 self._alternate(pair, number, name, turn % windows)
             self._turn_s = (time.monotonic() - started) / turns
             peaks = pair.both("memory")
+            self._value(name, PEAK_MEMORY, number, peaks)
+            if seconds := self._settings.energy_s:
+                self._value(name, ENERGY, number, pair.both("energy", data=self._draw(), seconds=seconds))
             error = pair.output_error(self._draw())
         except SidesFailed as found:
             for failed in found.failed:
                 self._failed(name, number, failed)
             return not any(failed.deadly for failed in found.failed)
-        if all(peaks.values()):
-            values = {side: answer[0].samples[0] for side, answer in peaks.items()}
-            self._writer.record("value", benchmark=name, metric=PEAK_MEMORY, pair=number, **values)
         self._writer.record("output", benchmark=name, pair=number, relative_error=error if error < math.inf else None)
         return True
+
+    def _value(self, name: str, metric: str, number: int, answers: Mapping[str, Sequence[Observation]]) -> None:
+        """What both sides were measured as once in the pair, if both say."""
+        if all(answers.values()):
+            values = {side: answer[0].samples[0] for side, answer in answers.items()}
+            self._writer.record("value", benchmark=name, metric=metric, pair=number, **values)
+
+    def _device(self, name: str, number: int, ready: Mapping[str, Sequence[Observation]]) -> None:
+        """What a GPU's side says of itself."""
+        for side, (found,) in ready.items():
+            if "biases" in found.context:
+                about = {"graph": found.context["graph"], "biases": found.context["biases"]}
+                self._writer.record("device", benchmark=name, pair=number, side=side, **about)
 
     def _alternate(self, pair: Pair, number: int, name: str, window: int) -> None:
         """Both sides once, in a drawn order, on the same new input."""

@@ -49,6 +49,10 @@ def samples(name: str, ratio: float, pairs: int = 8) -> Iterator[Event]:
             yield sample(name, pair, 1000, 1000 * ratio * wobble * (1 + pair / 1e5))
 
 
+def throttled(event: Event, side: str) -> Event:
+    return event | {side: event[side] | {"throttled": ["power cap"]}}
+
+
 LOOK = {"kind": "look", "fraction": 1.0}
 
 
@@ -57,6 +61,21 @@ def book(*events: Event) -> Book:
     for event in (plan(), *events):
         found.feed(event)
     return found
+
+
+def test_turns_of_a_gpu_that_was_held_back_do_not_count() -> None:
+    """Counted they would fail: HEAD is three times as slow in them."""
+    slow = [throttled(sample("work", pair, 1000, 3000), "head") for pair in range(8) for _ in range(4)]
+    found = book(inventory("work"), *samples("work", 1.0), *slow, LOOK)
+    row = found.rows["work", LATENCY]
+    assert (row.verdict, row.throttled) == (Verdict.PASS, 32)
+    found = book(inventory("work"), *slow, LOOK)
+    assert found.verdict is Verdict.UNDECIDED
+
+
+def test_what_a_device_says_of_itself_is_said_once() -> None:
+    device = {"kind": "device", "benchmark": "work", "pair": 0, "side": "base", "graph": True, "biases": ["MIG"]}
+    assert book(device, device | {"pair": 1}).biases == ["MIG"]
 
 
 def test_slower_fails_and_level_passes() -> None:

@@ -93,7 +93,7 @@ def test_a_build_is_kept_by_its_sources(
         toy.write("other.py", other)
         toy.commit(tag)
         revision = repository.resolve(tag)
-        trees[tag] = Cache(tmp_path / "cache").prepare(repository, revision, BUILD, tmp_path / "build.log")
+        (trees[tag],) = Cache(tmp_path / "cache").prepare(repository, revision, BUILD, tmp_path / "build.log")
     assert {tag: (tree / "out.so").read_text() for tag, tree in trees.items()} == {"one": "1", "two": "2", "same": "1"}
     assert {tag: (tree / "other.py").read_text() for tag, tree in trees.items()} == {
         "one": "a",
@@ -103,6 +103,22 @@ def test_a_build_is_kept_by_its_sources(
     assert (tmp_path / "log").read_text() == "built\n" * 2  # the third has the first one's sources
     assert len({len(str(tree)) for tree in trees.values()}) == 1
     assert not any((tree / "objects").exists() for tree in trees.values())
+
+
+def test_layouts_differ_in_what_is_built_alone(toy: Toy, repository: Repository, tmp_path: Path) -> None:
+    """They share the bytes of all other files; a build in one leaves the others as they are."""
+    toy.write("out.so", "committed by mistake")
+    toy.commit("one")
+    config = Config(
+        build=("sh", "-c", "echo $PYPROD_GATE_LAYOUT > out.so"), inputs=("*.py",), outputs=("*.so",), layouts=3
+    )
+    cache = Cache(tmp_path / "cache")
+    for _ in range(2):
+        trees = cache.prepare(repository, repository.resolve("one"), config, tmp_path / "build.log")
+        assert [(tree / "out.so").read_text() for tree in trees] == ["0\n", "1\n", "2\n"]
+        assert len({(tree / "toy.py").stat().st_ino for tree in trees}) == 1
+    plain = Config(layouts=3)
+    assert len(cache.prepare(repository, repository.resolve("one"), plain, tmp_path / "build.log")) == 1
 
 
 def test_a_workshop_keeps_objects_and_drops_what_is_gone(

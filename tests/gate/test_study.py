@@ -60,3 +60,19 @@ def test_tables_count_every_run() -> None:
     assert "| more (3.0%) | 2 of 2" in text
     assert "+3.00%" in text
     assert tables.to_markdown(plan, [])
+
+
+def test_tools_stand_side_by_side() -> None:
+    """A rival that alarms on nothing is shown too at the limit at which it would not have."""
+    plan = {"variants": {"comment": ["", 0], "more": ["x", 0.03]}}
+
+    def run(tool: str, variant: str, verdict: str, ratio: float) -> tables.Run:
+        row = {"benchmark": "x", "metric": "latency", "verdict": verdict, "ratio": ratio}
+        return {"tool": tool, "variant": variant, "verdict": verdict, "wall_s": 60.0, "rows": [row]}
+
+    runs = [run("gate", "comment", "PASS", 1.0), run("gate", "more", "FAIL", 1.03)]
+    runs += [run("asv", "comment", "FAIL", 1.2), run("asv", "more", "FAIL", 1.15), run("asv", "more", "FAIL", 1.3)]
+    text = "\n".join(tables.compared(plan, runs))
+    assert "| gate | its own | 0 of 1" in text
+    assert "| asv | its own | 1 of 1" in text
+    assert "| | 20.0%: no suite fails | 0 of 1 | 1 of 2" in text

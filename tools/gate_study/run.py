@@ -16,6 +16,7 @@ from typing import Any
 
 from pyprod import environment
 from pyprod.measure.store import write_atomically
+from tools.gate_study import rivals
 from tools.gate_study.noise import noise
 from tools.gate_study.variants import VARIANTS
 
@@ -32,12 +33,14 @@ class Plan:
         load: processes of other work beside it.
         null_share: how often an edit that changes nothing is drawn.
         realtime: whether gates may ask for real-time scheduling.
+        rivals: have asv and pytest-benchmark judge each variant too, in random order with the gate.
     """
 
     budget: str = "60s"
     load: int = 4
     null_share: float = 0.6
     realtime: bool = True
+    rivals: bool = True
 
 
 def begin(folder: Path, plan: Plan) -> None:
@@ -66,11 +69,15 @@ def run(folder: Path, plan: Plan, runs: int) -> None:
         for number in range(runs):
             kinds = [v for v in VARIANTS.values() if v.null == (rng.random() < plan.null_share)] or [*VARIANTS.values()]
             name = rng.choice(kinds).name
-            with noise(plan.load):
-                line = gate(clone, name, plan, rng.randrange(2**31))
-            with (folder / RUNS).open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            print(f"{number + 1}/{runs} {name}: {line['verdict']} in {line['wall_s']:.0f} s", file=sys.stderr)
+            tools = list(rivals.TOOLS if plan.rivals else [rivals.GATE])
+            rng.shuffle(tools)
+            for tool in tools:
+                with noise(plan.load):
+                    line = judge(tool, clone, name, plan, rng.randrange(2**31))
+                with (folder / RUNS).open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                said = f"{number + 1}/{runs} {name}: {tool} says {line['verdict']} in {line['wall_s']:.0f} s"
+                print(said, file=sys.stderr)
 
 
 def make_clone(clone: Path) -> None:
@@ -84,6 +91,24 @@ def make_clone(clone: Path) -> None:
         for edit in variant.edits:
             edit.apply(clone)
         git(clone, "commit", "--quiet", "--all", "--message", variant.name)
+
+
+def judge(tool: str, clone: Path, name: str, plan: Plan, seed: int) -> dict[str, Any]:
+    """One tool's judgment of one variant."""
+    if tool == rivals.GATE:
+        return gate(clone, name, plan, seed) | {"tool": tool}
+    branch = f"variant-{list(VARIANTS).index(name)}"
+    built = rivals.trees(clone, branch, clone.parent / "rivals")
+    started = time.time()
+    with tempfile.TemporaryDirectory(prefix="pyprod-study-rival-") as folder:
+        if tool == rivals.ASV:
+            rows = rivals.asv(built, clone, branch, Path(folder))
+        else:
+            rows = rivals.pytest_benchmark(built, Path(folder))
+    about = {"variant": name, "seed": seed, "started": round(started), "wall_s": round(time.time() - started, 1)}
+    failed = any(row["verdict"] == "FAIL" for row in rows)
+    verdict = {"verdict": "FAIL" if failed else "PASS", "rows": rows}
+    return about | {"tool": tool, "load": os.getloadavg()[0], "code": int(failed)} | verdict
 
 
 def gate(clone: Path, name: str, plan: Plan, seed: int) -> dict[str, Any]:

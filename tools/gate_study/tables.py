@@ -24,7 +24,45 @@ def rate(hits: int, total: int) -> str:
 
 def to_markdown(plan: Mapping[str, Any], runs: Sequence[Run]) -> str:
     """All tables."""
-    return "\n".join([*false_alarms(plan, runs), "", *power(plan, runs), "", *costs(plan, runs)])
+    gates = [run for run in runs if run.get("tool", "gate") == "gate"]
+    parts = [false_alarms(plan, gates), power(plan, gates), costs(plan, gates), compared(plan, runs)]
+    return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def compared(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
+    """The tools side by side, by their latencies: at their own limits, and at the best that hindsight could choose."""
+    tools = sorted({run.get("tool", "gate") for run in runs})
+    if len(tools) < 2:
+        return []
+    lines = [
+        "| tool | limit | suites that failed, nothing changed | slower rows found | seconds, median |",
+        "|---|---|---|---|---:|",
+    ]
+    for tool in tools:
+        mine = [run for run in runs if run.get("tool", "gate") == tool]
+        nulls = [run for run in mine if not plan["variants"][run["variant"]][0]]
+        changed = [run for run in mine if plan["variants"][run["variant"]][0]]
+        wall = np.median([run["wall_s"] for run in mine])
+        failed = sum(any(row["verdict"] == "FAIL" for row in _latencies(run)) for run in nulls)
+        found = sum(_target(plan, run)["verdict"] == "FAIL" for run in changed)
+        lines.append(f"| {tool} | its own | {rate(failed, len(nulls))} | {rate(found, len(changed))} | {wall:.0f} |")
+        if tool != "gate" and nulls:
+            limit = max(row["ratio"] for run in nulls for row in _latencies(run))
+            found = sum(_target(plan, run)["ratio"] > limit for run in changed)
+            lines.append(
+                f"| | {100 * (limit - 1):.1f}%: no suite fails | 0 of {len(nulls)} | {rate(found, len(changed))} | |"
+            )
+    return lines
+
+
+def _latencies(run: Run) -> list[Mapping[str, Any]]:
+    return [row for row in run["rows"] if row["metric"] == "latency"]
+
+
+def _target(plan: Mapping[str, Any], run: Run) -> Mapping[str, Any]:
+    """The row of the benchmark that the variant slows down."""
+    benchmark = plan["variants"][run["variant"]][0]
+    return next(row for row in _latencies(run) if row["benchmark"] == benchmark)
 
 
 def false_alarms(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:

@@ -15,7 +15,7 @@ from pyprod.gate.sides import BASE, HEAD
 from pyprod.measure.decide import Verdict
 
 #: Unit of the values, by metric.
-UNITS = {"latency": "ns", "throughput": "1/s", "peak_memory": "bytes", "size": "bytes", "accuracy": ""}
+UNITS = {"latency": "ns", "throughput": "1/s", "peak_memory": "bytes", "size": "bytes", "accuracy": "", "energy": "J"}
 
 
 def to_json(book: Book) -> str:
@@ -52,6 +52,7 @@ def _row(row: Row, book: Book) -> dict[str, Any]:
         "unit": UNITS[row.metric],
         "base": _median(row.values[BASE]),
         "head": _median(row.values[HEAD]),
+        "throttled": row.throttled,
     }
     decision = row.decision
     if decision is None or row.verdict not in (Verdict.PASS, Verdict.FAIL, Verdict.UNDECIDED):

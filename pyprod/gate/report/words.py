@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pyprod.gate.book import ACCURACY, LATENCY, PEAK_MEMORY, SIZE, THROUGHPUT, Book, Row
+from pyprod.gate.book import ACCURACY, ENERGY, LATENCY, PEAK_MEMORY, SIZE, THROUGHPUT, Book, Row
 from pyprod.gate.sides import BASE, HEAD
 from pyprod.measure.decide import Verdict
 
@@ -18,6 +18,7 @@ UNITS = {
     PEAK_MEMORY: ("MB", 1e6, "more memory"),
     SIZE: ("MB", 1e6, "larger"),
     ACCURACY: ("", 1, "less accurate"),
+    ENERGY: ("mJ", 1e-3, "more energy"),
 }
 
 
@@ -46,7 +47,7 @@ HEADINGS = Cells(
 def cells(row: Row) -> Cells:
     """The row as text."""
     verdict = str(row.verdict or row.state)
-    remark = row.reason
+    remark = row.reason or (f"{row.throttled} throttled turns left out" if row.throttled else "")
     decision = row.decision
     if row.state != "measured" or decision is None:
         return Cells(row.benchmark, row.metric, verdict, "", "", "", "", "", "", "", remark)
@@ -55,7 +56,7 @@ def cells(row: Row) -> Cells:
     ratio = decision.ratio
     interval = "" if math.isnan(ratio.low) else f"{change(ratio.low)} … {change(ratio.high)}"
     if decision.faster:
-        remark = "better"
+        remark = f"better; {remark}" if remark else "better"
     detectable = "" if math.isnan(decision.detectable) else f"{100 * decision.detectable:.1f}%"
     noise = "" if math.isnan(decision.noise) else f"{100 * decision.noise:.2f}%"
     return Cells(
@@ -149,8 +150,8 @@ def longest_need(book: Book) -> float:
 
 
 def note(book: Book) -> str:
-    """What limits the whole comparison; empty for revisions."""
-    return str(book.plan.get("note", ""))
+    """What limits the whole comparison; empty where nothing does."""
+    return "; ".join(filter(None, (str(book.plan.get("note", "")), *book.biases)))
 
 
 def title(book: Book) -> str:
