@@ -181,7 +181,7 @@ def test_too_little_time_is_undecided(toy: Toy, gate: Any) -> None:
     ("arguments", "message"),
     [
         (["nonsense"], "'nonsense' is no revision"),
-        (["base", "--suite", "nothing_*.py"], "no file that matches nothing_*.py"),
+        (["base", "--suite", "nothing_*.py"], "nothing that matches nothing_*.py"),
         (["base", "--select", "wrk"], "unknown benchmark 'wrk'; did you mean 'work'?"),
         (["base", "--report", "report.pdf"], "unknown report format 'pdf'"),
         (["base", "--threads", "4000"], "--threads 4000"),
@@ -229,7 +229,7 @@ def test_ctrl_c_leaves_evidence_and_no_process(toy: Toy, tmp_path: Path) -> None
         env=os.environ | {"COLUMNS": "200"},
     )
     evidence = None
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180  # on a busy machine; an idle one takes 10
     while time.monotonic() < deadline and not (evidence and '"sample"' in evidence.read_text()):
         evidence = next(iter(tmp_path.glob("runs/*/evidence.jsonl")), None)
         time.sleep(0.1)
