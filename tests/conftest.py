@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import zlib
 from collections.abc import Generator
@@ -20,6 +21,8 @@ VARIABLE = "PYPROD_TEST_SEED"
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault(VARIABLE, str(random.SystemRandom().randrange(2**31)))  # xdist workers inherit it
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: what tests start must heed Ctrl-C
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
