@@ -94,6 +94,7 @@ def asv(built: Mapping[str, Path], clone: Path, branch: str, scratch: Path) -> l
     (package / "__init__.py").write_text("")
     (package / "timed.py").write_text(_SUITE + _ASV)
     settings = {"version": 1, "project": "suite", "repo": str(clone), "branches": ["base"], "benchmark_dir": "suite"}
+    settings["environment_type"] = "existing"
     (scratch / "asv.conf.json").write_text(json.dumps(settings))
     program = ["-m", "asv"]
     _python(built[BASE], scratch, *program, "machine", "--yes", "--machine", "study")
@@ -101,7 +102,7 @@ def asv(built: Mapping[str, Path], clone: Path, branch: str, scratch: Path) -> l
     for side, name in ((BASE, "base"), (HEAD, branch)):
         done = subprocess.run(["git", "-C", str(clone), "rev-parse", name], capture_output=True, text=True, check=True)
         commits[side] = done.stdout.strip()
-        options = ["--python=same", f"--set-commit-hash={commits[side]}", "--machine", "study"]
+        options = ["-E", "existing:same", f"--set-commit-hash={commits[side]}", "--machine", "study"]
         _python(built[side], scratch, *program, "run", *options)
     medians = {side: _asv_medians(scratch / "results/study", commit) for side, commit in commits.items()}
     options = ["--factor", str(ASV_FACTOR), "--machine", "study", "--only-changed"]
@@ -135,7 +136,8 @@ def _python(tree: Path, folder: Path, *arguments: str) -> str:
     Raises:
         SystemExit: it failed.
     """
-    variables = os.environ | {"PYTHONPATH": f"{tree}{os.pathsep}{folder}", "HOME": str(folder), "OMP_NUM_THREADS": "1"}
+    path = f"{tree}{os.pathsep}{folder}"
+    variables = os.environ | {"PYTHONPATH": path, "ASV_PYTHONPATH": path, "HOME": str(folder), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *arguments], cwd=folder, env=variables, capture_output=True, text=True)
     if done.returncode not in (0, 2):  # asv says 2 when a benchmark failed
         raise SystemExit(f"{' '.join(arguments[:3])} failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
