@@ -46,13 +46,16 @@ def test_extremes_do_not_saturate(a, w):
         assert torch.equal(out, torch.full((3, 33), a * w * k, dtype=torch.int32)), k
 
 
-@pytest.mark.parametrize(("m", "n", "k"), [(33, 70, 1600), (65, 33, 2049), (513, 300, 1537), (100, 64, 14336)])
+@pytest.mark.parametrize(("m", "n", "k"), [(100, 64, 14336), (129, 300, 8257), (545, 33, 16001), (513, 70, 8192)])
 def test_exact_where_k_is_cut(m, n, k, poison):
-    """Rows and k that no cache holds: sums are kept between parts of k. The last rows alone give the same bits."""
+    """More rows of so long a k than 2 MB of L2 hold: sums are kept between parts of k. A last part that is not whole,
+    several groups of panels, several chunks of rows. The last rows alone, on one thread, give the same bits."""
     a, w = int8(m, k), int8(n, k)
     packed = pack_weight(w)
     out = int8_gemm(a, packed)
     assert torch.equal(out, (a.double() @ w.double().T).int())  # exact: below 2^53
+    torch.set_num_threads(1)
+    assert torch.equal(out, int8_gemm(a, packed))
     assert torch.equal(out[-3:], int8_gemm(a[-3:], packed))
 
 
