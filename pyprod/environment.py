@@ -206,14 +206,21 @@ def commit(checkout: Path = CHECKOUT) -> dict[str, Any]:
     return {"revision": _first_line([*git, "rev-parse", "HEAD"]), "dirty": None if status is None else bool(status)}
 
 
+def initialized_nvml() -> Any:
+    """The module ``pynvml``, ready to be asked; None where there is no driver. Shut it down as often as initialized."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return pynvml
+    except Exception:  # no package, no driver, no device: NVML has an exception type for each
+        return None
+
+
 @contextlib.contextmanager
 def _devices() -> Iterator[tuple[Any, list[Any]]]:
     """NVML and a handle of each GPU; no handle where there is no driver."""
-    try:
-        import pynvml as nvml
-
-        nvml.nvmlInit()
-    except Exception:  # no package, no driver, no device: NVML has an exception type for each
+    if (nvml := initialized_nvml()) is None:
         yield None, []
         return
     try:

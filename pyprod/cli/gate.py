@@ -97,8 +97,9 @@ def _check_device(options: argparse.Namespace) -> None:
     if on_gpu and (why := present.torch_device("cuda")):
         raise PyprodError(f"--device cuda: {why}")
     if options.energy_s:
-        gpu = telemetry.gpu(0) if on_gpu else None
-        if (gpu.read().energy_j if gpu else energy.rapl()) is None:
+        gpu = telemetry.gpu(present.uuid()) if on_gpu else None
+        readable = bool(gpu and gpu.read().energy_j is not None) if on_gpu else energy.rapl() is not None
+        if not readable:
             what = "this GPU's driver shows no energy" if on_gpu else "Linux shows no energy counters here (powercap)"
             raise PyprodError(f"--energy: {what}")
 

@@ -22,7 +22,8 @@ from pyprod import __version__, environment
 from pyprod.gate import asv, config, records, revisions
 from pyprod.gate.book import Book
 from pyprod.gate.evidence import NAME, Writer, replay
-from pyprod.gate.run import Gate, Progress, Settings, Sides, cpus
+from pyprod.gate.run import Gate, Progress, Sides, cpus
+from pyprod.gate.settings import Settings
 from pyprod.gate.sides import BASE, HEAD
 from pyprod.measure.decide import Rule, Verdict
 from pyprod.types import PyprodError

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from pyprod.gate.place import Allocations, DeviceMemory, Memory
-from pyprod.gpu import telemetry
+from pyprod.gpu import present, telemetry
 from pyprod.gpu.timing import Stopwatch
 from pyprod.measure import energy, memory, sampling
 from pyprod.measure.subject import Observation
@@ -31,7 +31,7 @@ DEVICE_MEMORY = 4 << 30
 
 
 class Slice(NamedTuple):
-    """What a slice asks for: see `pyprod.gate.run.Settings`."""
+    """What a slice asks for: see `pyprod.gate.settings.Settings`."""
 
     settle_ns: int
     min_count: int
@@ -147,7 +147,7 @@ class Cuda:
             raise Unavailable("PyTorch can't use a GPU here", "see python -c 'import torch; torch.cuda.init()'")
         self.memory: Memory | DeviceMemory = DeviceMemory(min(DEVICE_MEMORY, torch.cuda.mem_get_info()[0] // 4), "cuda")
         self._cold = cold
-        self._gpu = telemetry.gpu(torch.cuda.current_device())
+        self._gpu = telemetry.gpu(present.uuid())
         self._watch: Any = None  # a Stopwatch once a call is prepared
 
     def forget(self) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from pyprod.gate.book import ACCURACY, LATENCY, PEAK_MEMORY, SIZE
 from pyprod.gate.evidence import FORMAT, Writer, summary
-from pyprod.gate.run import Settings
+from pyprod.gate.settings import Settings
 from pyprod.gate.sides import BASE, HEAD, SIDES
 from pyprod.measure import statistics, store
 from pyprod.types import Candidate, Failure, Measurement, PyprodError

@@ -7,17 +7,17 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pyprod import discover, environment
-from pyprod.gate.book import ACCURACY, ENERGY, LATENCY, OUTPUT, PEAK_MEMORY, SIZE, THROUGHPUT, Book
+from pyprod.gate.book import ENERGY, LATENCY, PEAK_MEMORY, SIZE, THROUGHPUT, Book
 from pyprod.gate.evidence import FORMAT, Writer, summary
 from pyprod.gate.pairs import Pair, SideFailed, SidesFailed, load_average
 from pyprod.gate.place import MOST_WINDOWS
+from pyprod.gate.settings import Settings
 from pyprod.gate.sides import BASE, HEAD, SIDES
-from pyprod.measure.decide import Rule
 from pyprod.measure.subject import Observation
 from pyprod.types import PyprodError
 
@@ -32,66 +32,6 @@ PAIR_SHARE, MOST_TURNS = 0.05, 8
 
 #: Called with the fraction of the budget that is spent and what happens now.
 Progress = Callable[[float, str], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to measure.
-
-    Attributes:
-        budget_s: seconds for all pairs together, starting their processes included.
-        threads: CPU threads of each side.
-        alternations: times that the sides take turns on a benchmark within a pair; up to `MOST_TURNS` times as many
-            when few benchmarks are left.
-        slice_s: seconds that a side is timed for, each time.
-        settle_s: seconds of unrecorded calls before: the caches were the other side's.
-        least_samples, most_samples: calls in a slice; where calls are long, it takes up to five times as long for the
-            least.
-        timeout_s: a stage that takes longer has hung.
-        throughput, memory, output, size: tolerances beside that of latency, which is in the rule: of calls per second,
-            of peak resident memory, of the relative difference of outputs, of the size of built files, and (of records)
-            of a model's accuracy.
-        select: only benchmarks that match one of these globs; empty for all.
-        energy_s: seconds of calls, in each pair, over which joules are read; 0: energy is not measured.
-        energy: tolerance of joules per call.
-        device: "cpu" or "cuda".
-        cold: on a GPU, overwrite the second level cache before each sample.
-        seed: of all that is drawn: order, addresses, data.
-    """
-
-    budget_s: float = 60.0
-    threads: int = 1
-    alternations: int = 6
-    slice_s: float = 0.004
-    settle_s: float = 0.001
-    least_samples: int = 15
-    most_samples: int = 400
-    timeout_s: float = 60.0
-    throughput: float = 0.1
-    memory: float = 0.02
-    output: float = 0.05
-    size: float = 0.25
-    accuracy: float = 0.01
-    energy: float = 0.1
-    energy_s: float = 0.0
-    device: str = "cpu"
-    cold: bool = True
-    select: tuple[str, ...] = ()
-    seed: int = 0
-    realtime: bool = True
-    rule: Rule = field(default_factory=Rule)
-
-    def tolerances(self) -> dict[str, float]:
-        """By metric."""
-        return {
-            LATENCY: self.rule.tolerance,
-            THROUGHPUT: self.throughput,
-            PEAK_MEMORY: self.memory,
-            OUTPUT: self.output,
-            SIZE: self.size,
-            ACCURACY: self.accuracy,
-            ENERGY: self.energy,
-        }
 
 
 @dataclass(frozen=True)

@@ -27,3 +27,8 @@ def torch_device(device: str) -> Unavailable | None:
 def nvidia_gpu() -> bool:
     """Whether the NVIDIA driver shows a GPU, whatever any library was built for."""
     return Path("/dev/nvidia0").exists() or torch.cuda.is_available()
+
+
+def uuid() -> str:
+    """Of the current CUDA device, as NVML knows it."""
+    return f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pyprod import environment
+
 #: Bits of NVML's clocks event reasons (nvml.h, formerly "throttle reasons") under which a GPU is slower than it could
 #: be. The others say that it idles, or that somebody chose its clocks.
 THROTTLES: Mapping[str, int] = {
@@ -134,12 +136,15 @@ def watched(gpu: Gpu, wait: Callable[[threading.Event], bool] | None = None) -> 
         watch.readings.append(gpu.read())
 
 
-def gpu(index: int) -> Gpu | None:
-    """A device of this machine, None where NVML can't say."""
-    try:
-        import pynvml as nvml
+def gpu(uuid: str) -> Gpu | None:
+    """The device of that UUID, for the rest of the process; None where NVML can't say.
 
-        nvml.nvmlInit()
-        return Gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
-    except Exception:  # no package, no driver, no device: NVML has an exception type for each
+    By UUID: CUDA numbers only the devices that it is shown, NVML all of them.
+    """
+    nvml = environment.initialized_nvml()
+    if nvml is None:
+        return None
+    try:
+        return Gpu(nvml, nvml.nvmlDeviceGetHandleByUUID(uuid))
+    except nvml.NVMLError:
         return None

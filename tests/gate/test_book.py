@@ -15,7 +15,7 @@ import pytest
 
 from pyprod.gate import evidence
 from pyprod.gate.book import LATENCY, PEAK_MEMORY, THROUGHPUT, Book
-from pyprod.gate.run import Settings
+from pyprod.gate.settings import Settings
 from pyprod.measure.decide import Rule, Verdict
 from pyprod.types import PyprodError
 

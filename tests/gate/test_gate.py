@@ -15,6 +15,9 @@ import psutil
 import pytest
 
 from pyprod import cli
+from pyprod.gpu import present
+from pyprod.measure import energy
+from pyprod.types import Unavailable
 from tests.gate.toy import CODE, SUITE, Toy
 
 #: Five pairs take 9 s on an idle machine, and decide; a busy one may take longer.
@@ -194,6 +197,16 @@ def test_usage(gate: Any, arguments: list[str], message: str) -> None:
     assert said.code == 2
     assert message in said.err
     assert len(said.err.splitlines()) == 1
+
+
+def test_instruments_that_are_not_there(gate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said at once in one line, not row by row after two builds."""
+    monkeypatch.setattr(energy, "rapl", lambda: None)
+    monkeypatch.setattr(present, "torch_device", lambda device: Unavailable("no NVIDIA GPU"))
+    for arguments, message in ((["--energy", "1s"], "--energy: Linux shows"), (["--device", "cuda"], "no NVIDIA GPU")):
+        said = gate("base", *arguments, fast=())
+        assert (said.code, len(said.err.splitlines())) == (2, 1)
+        assert message in said.err
 
 
 def test_a_head_that_can_not_be_imported(toy: Toy, gate: Any) -> None:

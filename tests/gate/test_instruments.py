@@ -42,7 +42,8 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Nvml:
     monkeypatch.setattr(instruments, "torch", type("torch", (), {"cuda": DEVICE}))
     monkeypatch.setattr(instruments, "DeviceMemory", lambda size, device: DeviceMemory(1 << 20, "cpu"))
     monkeypatch.setattr(instruments, "Stopwatch", functools.partial(Stopwatch, cuda=DEVICE))
-    monkeypatch.setattr(instruments.telemetry, "gpu", lambda index: Gpu(nvml, None))
+    monkeypatch.setattr(instruments.telemetry, "gpu", lambda uuid: Gpu(nvml, None))
+    monkeypatch.setattr(instruments.present, "uuid", lambda: "GPU-0")
     return nvml
 
 

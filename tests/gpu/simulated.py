@@ -134,6 +134,11 @@ class Nvml:
     def nvmlDeviceGetTemperature(self, _: Any, which: int) -> Any:
         return self._tell("temperature")
 
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Any:
+        if uuid not in self.state["uuids"]:
+            raise self.NVMLError("Not Found")
+        return self.state["uuids"][uuid]
+
     def nvmlDeviceGetMigMode(self, _: Any) -> Any:
         return self._tell("mig")
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import pytest
+
+from pyprod.gpu import telemetry
 from pyprod.gpu.telemetry import Gpu, Reading, watched
 from tests.gpu.simulated import Nvml
 
@@ -49,6 +52,17 @@ def test_idle_and_chosen_clocks_are_no_throttling() -> None:
     with watched(Gpu(nvml, None), lambda over: over.wait(10)) as watch:
         pass
     assert watch.summary()["throttled"] == []
+
+
+def test_the_device_is_found_by_its_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = Nvml(uuids={"GPU-b": "second"})
+    monkeypatch.setattr(telemetry.environment, "initialized_nvml", lambda: nvml)
+    found = telemetry.gpu("GPU-b")
+    assert found is not None
+    assert vars(found)["_handle"] == "second"
+    assert telemetry.gpu("GPU-a") is None
+    monkeypatch.setattr(telemetry.environment, "initialized_nvml", lambda: None)
+    assert telemetry.gpu("GPU-b") is None
 
 
 def test_what_makes_a_device_worth_less() -> None:
