@@ -78,9 +78,8 @@ def _gate_settings(options: argparse.Namespace, tolerance: float = 0.02) -> Any:
     _check_device(options)
     names = {field.name for field in fields(gate_.Settings)} - {"rule", "realtime"}
     given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
-    rule = gate_.Rule(
-        tolerance=tolerance if options.tolerance is None else options.tolerance, alpha=options.alpha, beta=options.beta
-    )
+    asked = {name: getattr(options, name) for name in ("tolerance", "alpha", "beta")}
+    rule = gate_.Rule(**{"tolerance": tolerance} | {name: risk for name, risk in asked.items() if risk is not None})
     return gate_.Settings(**given, realtime=options.realtime, rule=rule)
 
 
@@ -151,12 +150,8 @@ def _gate_options(verb: argparse.ArgumentParser) -> None:
     group.add_argument("--accuracy-tolerance", dest="accuracy", type=share, metavar="SHARE", help="(default: 1%%)")
     group.add_argument("--output-tolerance", dest="output", type=share, metavar="SHARE", help="(default: 5%%)")
     group.add_argument("--energy-tolerance", dest="energy", type=share, metavar="SHARE", help="(default: 10%%)")
-    group.add_argument(
-        "--alpha", type=share, default=0.05, metavar="RISK", help="of a false alarm in the whole suite (default: 5%%)"
-    )
-    group.add_argument(
-        "--beta", type=share, default=0.05, metavar="RISK", help="that a row passes in error (default: 5%%)"
-    )
+    group.add_argument("--alpha", type=share, metavar="RISK", help="that any row fails that is no slower (1%%)")
+    group.add_argument("--beta", type=share, metavar="RISK", help="that a row passes in error (5%%)")
     group.add_argument("--seed", type=int, metavar="N", help="of order, addresses and data (default: 0)")
     group.add_argument("--no-realtime", dest="realtime", action="store_false", help="ask for no real-time scheduling")
 

@@ -137,7 +137,8 @@ class Book:
         for name in self.files:
             for metric in event["metrics"]:
                 self._row(name, metric)
-        self._judged = max(1, len(self.rows))  # what alpha is shared among, whatever fails later
+        # what alpha is shared among, whatever fails later; an exact metric takes no risk
+        self._judged = max(1, sum(row.decision is None for row in self.rows.values()))
         for name in event["vanished"]:
             row = self._row(name, LATENCY)
             row.state, row.reason = "vanished", "BASE's suite defines it, HEAD's does not"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from pyprod.gate.place import Memory, Place
 from pyprod.measure.subject import Observation
 from pyprod.types import Mismatch, PyprodError
 
+#: Where Python's own modules and installed packages lie.
+INSTALLED = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
 #: The module that a process was started with is the harness's, whatever the revision.
 HARNESS = ("__main__", "__mp_main__")
 
@@ -60,6 +63,7 @@ class Child:
         self._instrument = instrument(device, cold, *self._memories)
         for name in [n for n in sys.modules if n == "pyprod" or n.startswith("pyprod.")]:
             del sys.modules[name]
+        known = set(sys.modules)
         torch.set_num_threads(threads)
         torch.inference_mode().__enter__()  # for good: a call that trains leaves it itself
         sys.path[:] = [*(str(Path(tree, folder)) for folder in path), *(p for p in sys.path if p)]
@@ -71,12 +75,13 @@ class Child:
             self._benchmarks.update(found)
             files.update(where)
         _refuse_strangers(Path(tree), Path(checkout))
-        return [Observation("benchmarks", "names", (), {"files": dict(sorted(files.items()))})]
+        gc.freeze()  # what there is now stays: to look through torch's own objects before each benchmark takes 80 ms
+        foreign = [name for name in sys.modules if name not in known and _is_installed(name)]
+        return [Observation("benchmarks", "names", (), {"files": dict(sorted(files.items())), "foreign": foreign})]
 
     def setup(self, name: str, seed: str) -> list[Observation]:
         """Make a benchmark ready. The same seed gives the same data at the same addresses on both sides."""
         self._let_go()
-        gc.freeze()  # what there is now stays: to look through torch's own objects again takes 80 ms
         number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8])
         torch.manual_seed(number % 2**63)
         np.random.seed(number % 2**32)
@@ -151,6 +156,12 @@ def _numbers(value: object) -> Iterator[np.ndarray[Any, Any]]:
         raise PyprodError(
             f"a benchmark's call must return tensors or numbers to be checked, not {type(value).__name__}"
         )
+
+
+def _is_installed(name: str) -> bool:
+    """Whether a module is Python's or a package's, and so the same for any revision."""
+    file = Path(getattr(sys.modules[name], "__file__", None) or "/")
+    return name.partition(".")[0] != "pyprod" and any(file.is_relative_to(folder) for folder in INSTALLED)
 
 
 def _refuse_strangers(tree: Path, checkout: Path) -> None:

@@ -14,7 +14,7 @@ from pyprod.types import PyprodError
 
 NAME = "evidence.jsonl"
 #: Of this layout of events: a reader refuses others.
-FORMAT = 1
+FORMAT = 2
 
 
 class Writer:

@@ -122,7 +122,7 @@ class Cpu:
         return self._call()
 
     def peak(self) -> list[Observation]:
-        return [o for o in memory.usage(self._peak_was_reset) if o.metric == "peak_rss" and self._peak_was_reset]
+        return [Observation("peak_rss", "bytes", [memory.peak()])] if self._peak_was_reset else []
 
     def energy(self, seconds: float) -> list[Observation]:
         meter = energy.rapl()

@@ -60,12 +60,21 @@ class Memory:
         self.tensor = torch.frombuffer(reserved, dtype=torch.uint8, count=size, offset=skip)
         self.show(0, size)
 
-    def show(self, window: int, span: int) -> None:
-        """Have the first `span` bytes be those of a window, 0 to MOST_WINDOWS - 1. What was there is out of sight."""
+    def close(self) -> None:
+        """Give it back in this process; those forked before keep theirs. `tensor` must not be used any more."""
+        os.close(self._file)
+        self.tensor = torch.empty(0, dtype=torch.uint8)
+
+    def show(self, window: int, span: int, populate: bool = False) -> None:
+        """Have the first `span` bytes be those of a window, 0 to MOST_WINDOWS - 1. What was there is out of sight.
+
+        Args:
+            populate: map every page now, which is faster where every page will be touched.
+        """
         span = math.ceil(span / PAGE) * PAGE
         if not span:
             return
-        flags = mmap.MAP_SHARED | _FIXED | (_POPULATE if span < self._size else 0)
+        flags = mmap.MAP_SHARED | _FIXED | (_POPULATE if populate else 0)
         protection = mmap.PROT_READ | mmap.PROT_WRITE
         got = _mmap(self.tensor.data_ptr(), span, protection, flags, self._file, window * self._size)
         if got != self.tensor.data_ptr():
@@ -87,7 +96,7 @@ class DeviceMemory:
     def __init__(self, size: int, device: str) -> None:
         self.tensor = torch.empty(size, dtype=torch.uint8, device=device)
 
-    def show(self, window: int, span: int) -> None:
+    def show(self, window: int, span: int, populate: bool = False) -> None:
         """Nothing: there is one window."""
 
 
@@ -178,7 +187,7 @@ class Place:
 
         The inputs are moved round by a number of elements drawn by `seed`: a result that was kept from before is wrong.
         """
-        self._memory.show(window, self._cursor)
+        self._memory.show(window, self._cursor, populate=True)
         for placed, original in self._weights:
             placed.copy_(original)
         rng = random.Random(seed)

@@ -14,6 +14,7 @@ from typing import Any
 from pyprod import discover, environment
 from pyprod.gate.book import ENERGY, LATENCY, PEAK_MEMORY, SIZE, THROUGHPUT, Book
 from pyprod.gate.evidence import FORMAT, Writer, summary
+from pyprod.gate.nursery import Nursery
 from pyprod.gate.pairs import Pair, SideFailed, SidesFailed, load_average
 from pyprod.gate.place import MOST_WINDOWS
 from pyprod.gate.settings import Settings
@@ -27,8 +28,8 @@ METRICS = (LATENCY, THROUGHPUT, PEAK_MEMORY)
 #: Memory that all windows of a benchmark (`pyprod.gate.place.Memory`) together may take.
 WINDOWS_BYTES = 1 << 30
 
-#: A pair takes 2 s to start: where few benchmarks are open, there are more turns, to fill that share of the budget.
-PAIR_SHARE, MOST_TURNS = 0.05, 8
+#: A pair takes 1 s to start: where few benchmarks are open, there are more turns, to fill that share of the budget.
+PAIR_SHARE, MOST_TURNS = 0.03, 8
 
 #: Called with the fraction of the budget that is spent and what happens now.
 Progress = Callable[[float, str], None]
@@ -80,6 +81,7 @@ class Gate:
         self._rng = random.Random(settings.seed)
         self._all_cpus = environment.allowed_cpus()
         self._cpus = cpus(settings.threads)
+        self._nursery = Nursery(settings.threads, self._rng, settings.realtime, settings.timeout_s)
         self._layouts = list(range(len(sides.trees[HEAD])))
         self._rng.shuffle(self._layouts)
         self._started = 0.0
@@ -101,10 +103,11 @@ class Gate:
         """Measure until decided or out of budget."""
         for name, sizes in self._sides.outputs.items():
             self._writer.record("exact", benchmark=name, metric=SIZE, **sizes)
-        self._inventory()
-        self._started = time.monotonic()
-        for number in self._pairs():
-            self._pair(number)
+        with self._nursery:
+            self._inventory()
+            self._started = time.monotonic()
+            for number in self._pairs():
+                self._pair(number)
         self._writer.record("verdict", **summary(self._book))
 
     def _inventory(self) -> None:
@@ -136,6 +139,8 @@ class Gate:
         """
         try:
             with self._new_pair(suite, 0) as pair:
+                self._nursery.preload = [name for name in pair.foreign[HEAD] if name in set(pair.foreign[BASE])]
+                self._nursery.renew()
                 return pair.files
         except SideFailed as error:
             if error.side == HEAD:
@@ -168,6 +173,7 @@ class Gate:
     def _new_pair(self, suite: Mapping[str, Sequence[Path]], layout: int) -> Pair:
         settings = self._settings
         return Pair(
+            self._nursery,
             {side: trees[layout] for side, trees in self._sides.trees.items()},
             self._sides.path,
             suite,
@@ -176,7 +182,6 @@ class Gate:
             self._all_cpus,
             self._rng,
             settings.timeout_s,
-            settings.realtime,
             settings.device,
             settings.cold,
         )
@@ -191,8 +196,9 @@ class Gate:
         while waiting:
             try:
                 with self._new_pair(suite, layout) as pair:
-                    about = {"load": load_average(), "realtime": pair.is_realtime, "cpus": self._cpus, "layout": layout}
-                    self._writer.record("pair", pair=number, **about)
+                    about = {"load": load_average(), "realtime": self._nursery.is_realtime, "cpus": self._cpus}
+                    origin = {"layout": layout, "zygote": self._nursery.started}
+                    self._writer.record("pair", pair=number, **about, **origin)
                     while waiting:
                         self._progress(self._spent(), f"pair {number + 1}: {waiting[-1]}")
                         if not self._benchmark(pair, number, waiting.pop(), turns):

@@ -36,15 +36,24 @@ def reset_peak() -> bool:
     return True
 
 
+def peak() -> int:
+    """Bytes of the peak resident set since `reset_peak`.
+
+    Raises:
+        OSError: this system does not say.
+    """
+    return _kilobytes(PROC / "status", "VmHWM") * 1024
+
+
 def usage(peak_was_reset: bool) -> list[Observation]:
     """Peak resident set since `reset_peak`, and proportional set size now (shared pages split among sharers)."""
     context = {} if peak_was_reset else {"includes": "build"}
     try:
-        peak = _kilobytes(PROC / "status", "VmHWM") * 1024
+        highest = peak()
         pss = _kilobytes(PROC / "smaps_rollup", "Pss") * 1024
     except (OSError, ValueError):
         return [Observation("peak_rss", "bytes", [psutil.Process().memory_info().rss], {"includes": "current only"})]
-    return [Observation("peak_rss", "bytes", [peak], context), Observation("pss", "bytes", [pss])]
+    return [Observation("peak_rss", "bytes", [highest], context), Observation("pss", "bytes", [pss])]
 
 
 def available() -> int:

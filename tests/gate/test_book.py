@@ -25,7 +25,7 @@ Event = dict[str, Any]
 def plan() -> Event:
     settings = asdict(Settings())
     rule = settings.pop("rule")
-    return {"kind": "plan", "format": 1, "rule": rule, "settings": settings, "tolerances": Settings().tolerances()}
+    return {"kind": "plan", "format": 2, "rule": rule, "settings": settings, "tolerances": Settings().tolerances()}
 
 
 def inventory(*names: str, vanished: tuple[str, ...] = ()) -> Event:
@@ -205,8 +205,8 @@ def test_altered_evidence_is_found(tmp_path: Path) -> None:
     [
         ('{"kind": "plan"', "damaged"),
         ("[]", "damaged"),
-        ('{"kind": "look", "fraction": 1}', "no evidence of format 1"),
-        ('{"kind": "plan", "format": 2}', "no evidence of format 1"),
+        ('{"kind": "look", "fraction": 1}', "no evidence of format 2"),
+        ('{"kind": "plan", "format": 1}', "no evidence of format 2"),
     ],
 )
 def test_what_is_no_evidence(tmp_path: Path, text: str, message: str) -> None:

@@ -51,17 +51,24 @@ def at_most(hits: int, risk: float) -> bool:
 @pytest.mark.parametrize("kind", ["normal", "heavy", "disturbed"])
 def test_risks_hold_at_the_tolerance_itself(kind: str) -> None:
     decisions = [sequence(0.02, 0.01, 16, kind).verdict for _ in range(RUNS)]
-    assert at_most(decisions.count(Verdict.FAIL), 0.05)
     assert at_most(decisions.count(Verdict.PASS), 0.05)
 
 
-def test_without_a_slowdown_there_is_no_alarm() -> None:
-    assert count(Verdict.FAIL, 0.0, 0.01, 16, "disturbed", rows=20) == 0
+@pytest.mark.parametrize("sd", [0.01, 0.1])
+@pytest.mark.parametrize("kind", ["normal", "heavy", "disturbed"])
+def test_risk_of_a_false_alarm_holds_without_a_slowdown(kind: str, sd: float) -> None:
+    """However noisy: what is estimated above the tolerance must be shown to be slower as well."""
+    assert at_most(count(Verdict.FAIL, 0.0, sd, 16, kind), 0.01)
+    assert at_most(count(Verdict.FAIL, -0.02, sd, 16, kind), 0.01)
+
+
+def test_what_is_slower_within_the_tolerance_does_not_fail() -> None:
+    assert count(Verdict.FAIL, 0.01, 0.005, 16, "disturbed", rows=20) == 0
 
 
 def test_power() -> None:
-    assert count(Verdict.FAIL, 0.03, 0.005, 16, "normal", rows=20) > 0.95 * RUNS
-    assert count(Verdict.FAIL, 0.05, 0.010, 16, "normal", rows=20) > 0.99 * RUNS
+    assert count(Verdict.FAIL, 0.03, 0.010, 16, "normal", rows=20) > 0.95 * RUNS
+    assert count(Verdict.FAIL, 0.05, 0.015, 16, "normal", rows=20) > 0.99 * RUNS
     assert count(Verdict.PASS, 0.0, 0.010, 16, "normal", rows=20) > 0.95 * RUNS
 
 
@@ -74,8 +81,10 @@ def test_intervals_cover_the_truth(kind: str, slowdown: float) -> None:
     assert 0.93 * MANY < covered < 0.975 * MANY
 
 
-def test_detectable_is_what_fails_nine_times_in_ten() -> None:
-    rule, sd, pairs = Rule(), 0.008, 16
+@pytest.mark.parametrize("sd", [0.004, 0.03])
+def test_detectable_is_what_fails_nine_times_in_ten(sd: float) -> None:
+    """Held up by the tolerance, and by the noise."""
+    rule, pairs = Rule(), 16
     detectable = np.mean(
         [decide((sd * noise("normal", pairs)).tolist(), rule, 20, 0.4).detectable for _ in range(RUNS)]
     )

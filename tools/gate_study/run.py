@@ -14,7 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pyprod import environment
+from pyprod.gate.book import LATENCY
+from pyprod.gate.evidence import NAME, replay
+from pyprod.gate.evidence import read as read_evidence
+from pyprod.measure.decide import Rule
 from pyprod.measure.store import write_atomically
 from tools.gate_study import rivals
 from tools.gate_study.noise import noise
@@ -51,6 +57,7 @@ def begin(folder: Path, plan: Plan) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     wanted = asdict(plan) | {"variants": {v.name: [v.benchmark, v.share] for v in VARIANTS.values()}}
+    wanted |= {"rule": asdict(Rule()) | {"looks": list(Rule().looks)}}
     path = folder / PLAN
     if path.exists():
         if json.loads(path.read_text()) != wanted:
@@ -115,13 +122,8 @@ def gate(clone: Path, name: str, plan: Plan, seed: int) -> dict[str, Any]:
     """One gate, and what it said."""
     branch = f"variant-{list(VARIANTS).index(name)}"
     command = [sys.executable, "-P", "-m", "pyprod", "gate", "base", branch, "--json", "--seed", str(seed)]
-    command += [
-        "--budget",
-        plan.budget,
-        "--out",
-        str(clone.parent / "runs"),
-        *([] if plan.realtime else ["--no-realtime"]),
-    ]
+    out = clone.parent / f"run-{seed}"
+    command += ["--budget", plan.budget, "--out", str(out), *([] if plan.realtime else ["--no-realtime"])]
     started = time.time()
     done = subprocess.run(command, cwd=clone, capture_output=True, text=True)
     if done.returncode not in (0, 1, 3):
@@ -137,7 +139,19 @@ def gate(clone: Path, name: str, plan: Plan, seed: int) -> dict[str, Any]:
         "code": done.returncode,
         "verdict": found["verdict"],
         "rows": [{key: rounded(row[key]) for key in keep} for row in found["rows"]],
+        "commit": found["base"]["commit"],
+    } | taken(next(out.glob(f"*/{NAME}")))
+
+
+def taken(evidence: Path) -> dict[str, Any]:
+    """What a gate measured, pair by pair: the zygote of each, and by benchmark the log-ratios of latency."""
+    zygotes = {event["pair"]: event["zygote"] for event in read_evidence(evidence) if event["kind"] == "pair"}
+    logs = {
+        row.benchmark: {pair: round(float(np.median(found)), 5) for pair, found in sorted(row.pairs.items())}
+        for row in replay(evidence).rows.values()
+        if row.metric == LATENCY
     }
+    return {"zygotes": [zygotes[pair] for pair in sorted(zygotes)], "logs": logs}
 
 
 def rounded(value: Any) -> Any:

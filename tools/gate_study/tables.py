@@ -120,4 +120,27 @@ def costs(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
     for metric, hits in covered.items():
         found = rate(sum(hits), len(hits))
         lines.append(f"95% intervals of {metric} that hold 1, where the edit changes nothing: {found}.")
-    return lines
+    return [*lines, *_clusters(same)]
+
+
+def _clusters(runs: Sequence[Run]) -> list[str]:
+    """Whether pairs from one zygote are alike: the intraclass correlation of their log-ratios (Fisher 1925), pooled."""
+    between = within = 0.0
+    groups = rows = values = squares = 0
+    for run in runs:
+        for logs in run.get("logs", {}).values():
+            origin = [run["zygotes"][int(pair)] for pair in logs]
+            parts = [np.array([x for x, o in zip(logs.values(), origin, strict=True) if o == z]) for z in set(origin)]
+            if len(parts) < 2:
+                continue
+            mean = np.concatenate(parts).mean()
+            between += sum(len(part) * (part.mean() - mean) ** 2 for part in parts)
+            within += sum(((part - part.mean()) ** 2).sum() for part in parts)
+            groups, rows, values = groups + len(parts), rows + 1, values + len(logs)
+            squares += sum(len(part) ** 2 for part in parts) / len(logs)
+    if groups == rows or values == groups or not within:
+        return []
+    size = (values - squares) / (groups - rows)  # the mean one, weighted
+    mean_between, mean_within = between / (groups - rows), within / (values - groups)
+    share = (mean_between - mean_within) / (mean_between + (size - 1) * mean_within)
+    return [f"Pairs forked from one interpreter are alike with a correlation of {share:+.2f} ({rows} rows of latency)."]
