@@ -66,7 +66,7 @@ docs: build ## Put the newest records' tables into README.md and docs/
 	@$(BIN)/python tools/splice_docs.py
 
 weights: build ## Train again the weights that the project made itself
-	@$(BIN)/python -m pyprod.workloads train $(ARGS)
+	@$(BIN)/python -m pyprod.train $(ARGS)
 
 gate: build ## Compare the working tree with main; ARGS='v1.2 HEAD --budget 2m' compares others
 	@$(BIN)/pyprod gate $(or $(ARGS),main)

@@ -4,7 +4,7 @@ A workload file has a module docstring (its first line is shown by ``pyprod list
 
     ASSETS = (...)                 # what build() fetches, () when nothing
     def build() -> Workload: ...   # raises Unavailable when weights or data can't be had
-    def train() -> nn.Module: ...  # only where this project made the weights: python -m pyprod.workloads train NAME
+    def training() -> Training: ...  # only where this project made the weights: python -m pyprod.train NAME
 
 A user's own model is the same function anywhere else: ``--workload path/to/mymodel.py:build``, or an entry point in
 the group ``pyprod.workloads``. It may also return just ``(module, example inputs)``: then no accuracy is measured.
@@ -20,9 +20,9 @@ from types import ModuleType
 from pyprod import discover
 from pyprod.types import PyprodError, Unavailable
 from pyprod.workloads._assets import cache_dir
-from pyprod.workloads._workload import Workload, from_user
+from pyprod.workloads._workload import Training, Workload, from_user
 
-__all__ = ["About", "Workload", "cache_dir", "catalog", "known", "load"]
+__all__ = ["About", "Training", "Workload", "cache_dir", "catalog", "known", "load"]
 
 
 @dataclass(frozen=True)

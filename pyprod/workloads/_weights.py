@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pyprod.workloads._assets import check
+from pyprod.workloads._assets import check, sha256
 
 FOLDER = Path(__file__).parent / "weights"
 DIGESTS = FOLDER / "digests.json"
@@ -43,13 +43,28 @@ class _NoInit(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
+def install(name: str, tensors: Mapping[str, Tensor]) -> tuple[Path, bool]:
+    """Make `tensors` the committed weights of workload `name`: their file, and whether it was the same before."""
+    path = FOLDER / f"{name}.safetensors"
+    old = path.read_bytes() if path.is_file() else b""
+    part = path.with_suffix(".part")
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, part)
+    part.chmod(0o644)  # safetensors writes for the owner only
+    part.replace(path)
+    digests = json.loads(DIGESTS.read_text()) if DIGESTS.is_file() else {}
+    part = DIGESTS.with_suffix(".part")
+    part.write_text(json.dumps(digests | {path.name: sha256(path)}, indent=2, sort_keys=True) + "\n")
+    part.replace(DIGESTS)
+    return path, path.read_bytes() == old
+
+
 def trained(name: str) -> dict[str, Tensor]:
-    """The committed weights of workload `name`, made by ``python -m pyprod.workloads train NAME``.
+    """The committed weights of workload `name`, made by ``python -m pyprod.train NAME``.
 
     Raises:
         PyprodError: the file is not there, or is not the one that was committed.
     """
     path = FOLDER / f"{name}.safetensors"
-    check(path, json.loads(DIGESTS.read_text()).get(path.name, "none"), f"python -m pyprod.workloads train {name}")
+    check(path, json.loads(DIGESTS.read_text()).get(path.name, "none"), f"python -m pyprod.train {name}")
     tensors: dict[str, Tensor] = load_file(path)
     return tensors

@@ -19,6 +19,34 @@ def _identity(outputs: Tensor, start: int) -> Tensor:
     return outputs
 
 
+def _unchanged(first: Tensor) -> Tensor:
+    return first
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a model is fitted to: rows that share no example with those that it is scored on.
+
+    Attributes:
+        model: makes a new one; its weights are drawn from torch's generator.
+        inputs: ``[n, ...]`` each.
+        targets: ``[n, ...]``.
+        loss: of outputs and targets of a batch, a scalar: their mean.
+        epochs, batch, learning_rate, weight_decay: what fits it from the beginning, by AdamW.
+        augment: changes a batch of the first input.
+    """
+
+    model: Callable[[], nn.Module]
+    inputs: tuple[Tensor, ...]
+    targets: Tensor
+    loss: Callable[[Tensor, Tensor], Tensor]
+    epochs: int
+    batch: int
+    learning_rate: float
+    weight_decay: float = 0.01
+    augment: Callable[[Tensor], Tensor] = _unchanged
+
+
 @dataclass(frozen=True)
 class Workload:
     """A model and everything needed to run, calibrate and score it.
@@ -34,6 +62,7 @@ class Workload:
             `start` is the row of `inputs` that the batch begins with. For a language model: logits to loss.
         unit: what one row is: "text", "image", "row", "sequence".
         tokens_per_sample: for sequence models, tokens in one row: throughput is also given in tokens/s.
+        training: what `model` can be trained on further; None where there are no such rows.
     """
 
     model: Callable[[], nn.Module]
@@ -43,6 +72,7 @@ class Workload:
     reduce: Callable[[Tensor, int], Tensor] = _identity
     unit: str = "sample"
     tokens_per_sample: int | None = None
+    training: Callable[[], Training] | None = None
 
     def example(self, batch: int) -> tuple[Tensor, ...]:
         """The first `batch` rows of `inputs`, contiguous; rows repeat when the set is smaller than the batch."""

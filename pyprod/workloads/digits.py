@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyprod.types import Unavailable
-from pyprod.workloads import Workload, _assets, _train, _weights
+from pyprod.workloads import Training, Workload, _assets, _augment, _weights
 from pyprod.workloads._resnet import ResNet
 from pyprod.workloads._score import correct
 
@@ -29,21 +29,22 @@ def build() -> Workload:
         calibration=(images[:CALIBRATION_ROWS],),
         score=lambda logits: correct(logits, labels[TRAIN_ROWS:]),
         unit="image",
+        training=training,
     )
 
 
-def train(epochs: int = 30) -> nn.Module:
-    """Fit the model on the first 1,197 images."""
+def training() -> Training:
+    """The first 1,197 images, moved by up to a pixel."""
     images, labels = (t[:TRAIN_ROWS] for t in _data())
-    return _train.fit(
+    return Training(
         _model,
         (images,),
         labels,
         F.cross_entropy,
-        epochs=epochs,
+        epochs=30,
         batch=64,
         learning_rate=0.01,
-        augment=lambda batch: _train.shift(batch, 1),
+        augment=lambda batch: _augment.shift(batch, 1),
     )
 
 

@@ -11,7 +11,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyprod.workloads import Workload, _assets, _bert, _sources, _train, _weights
+from pyprod.workloads import Training, Workload, _assets, _bert, _sources, _weights
 from pyprod.workloads._score import correct
 
 LENGTH = 64  # tokens; one snippet in a thousand is longer, and cut
@@ -63,16 +63,24 @@ def build() -> Workload:
         score=lambda logits: correct(logits, rows["labels"][scored]),
         unit="text",
         tokens_per_sample=LENGTH,
+        training=lambda: _further(rows),
     )
 
 
-def train(epochs: int = 20) -> nn.Module:
-    """Fit the head on the sentence embeddings of 8,000 snippets; MiniLM stays as published."""
+def training() -> Training:
+    """The head, on the sentence embeddings of 8,000 snippets; MiniLM stays as published."""
     embeddings = _assets.derive("sentiment-embeddings", _KEY, _embeddings)["embeddings"]
     labels = _assets.derive("sentiment-tokens", _KEY, _tokens)["labels"][:TRAIN_ROWS]
-    return _train.fit(
-        _head, (embeddings,), labels, F.cross_entropy, epochs=epochs, batch=128, learning_rate=2e-3, weight_decay=0.1
+    return Training(
+        _head, (embeddings,), labels, F.cross_entropy, epochs=20, batch=128, learning_rate=2e-3, weight_decay=0.1
     )
+
+
+def _further(rows: Mapping[str, Tensor]) -> Training:
+    """The whole model, on the tokens of the same snippets."""
+    inputs = tuple(rows[key][:TRAIN_ROWS] for key in ("input_ids", "attention_mask"))
+    labels = rows["labels"][:TRAIN_ROWS]
+    return Training(_model, inputs, labels, F.cross_entropy, epochs=2, batch=32, learning_rate=2e-5)
 
 
 def _head() -> nn.Module:

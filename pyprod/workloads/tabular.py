@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyprod.types import Evaluation
-from pyprod.workloads import Workload, _assets, _sources, _train, _weights
+from pyprod.workloads import Training, Workload, _assets, _sources, _weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +53,7 @@ def build() -> Workload:
         calibration=(rows["calibration"],),
         score=lambda logits: ranking(logits, rows["late"], rows["day"]),
         unit="row",
+        training=training,
     )
 
 
@@ -61,17 +62,17 @@ def ranking(logits: Tensor, late: Tensor, day: Tensor) -> Evaluation:
     return Evaluation("roc_auc", logits.flatten().tolist(), late.tolist(), day.tolist())
 
 
-def train(epochs: int = 3) -> nn.Module:
-    """Fit the model on all flights of four days in five."""
+def training() -> Training:
+    """All flights of four days in five."""
     table, held_out = _table()
     inputs, late = _tensors(table, ~held_out)
     rows = torch.tensor(~held_out.to_numpy())
-    return _train.fit(
+    return Training(
         lambda: _model(inputs.shape[1]),
         (inputs[rows],),
         late[rows, None],
         F.binary_cross_entropy_with_logits,
-        epochs=epochs,
+        epochs=3,
         batch=512,
         learning_rate=2e-3,
         weight_decay=0.05,

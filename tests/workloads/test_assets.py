@@ -165,5 +165,5 @@ def test_committed_weights_that_are_not_those_committed_are_refused(
 ) -> None:
     (tmp_path / "digits.safetensors").write_bytes(b"damaged")
     monkeypatch.setattr(_weights, "FOLDER", tmp_path)
-    with pytest.raises(PyprodError, match=r"digits\.safetensors has a wrong digest.*pyprod\.workloads train digits"):
+    with pytest.raises(PyprodError, match=r"digits\.safetensors has a wrong digest.*pyprod\.train digits"):
         _weights.trained("digits")

@@ -1,0 +1,13 @@
+"""The training loop: one, whose arguments are precision, accumulation, objective and what happens after each step.
+
+>>> made = fit(data.model, data, Settings(epochs=3), folder=Path("run"))
+>>> made.model
+
+Distillation is an objective, quantization-aware training a model with fake quantization in it, pruning a callback:
+`pyprod.optimize` and `pyprod.quantize` have them. docs/training.md says what is the same after a kill and what is not.
+"""
+
+from pyprod.train.loop import Callback, Diverged, Epoch, Fitted, Objective, Settings, fit
+from pyprod.train.precision import PRECISIONS
+
+__all__ = ["PRECISIONS", "Callback", "Diverged", "Epoch", "Fitted", "Objective", "Settings", "fit"]
