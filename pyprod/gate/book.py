@@ -7,7 +7,7 @@ the lines of ``evidence.jsonl``; docs/gate.md lists their fields.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,6 +25,9 @@ PEAK_MEMORY, SIZE, ACCURACY, OUTPUT, ENERGY = "peak_memory", "size", "accuracy",
 #: Latency is this quantile of a turn's calls: what a call takes when nothing disturbs it. On a shared machine the
 #: median has 1.4 times its noise. What slows down only some of the calls shows in the throughput.
 UNDISTURBED = 0.1
+#: Latencies have this part of the risk of a false alarm, all other metrics together the rest: those have little noise,
+#: or wide tolerances, and can do with less.
+LATENCY_RISK = 0.8
 
 
 @dataclass
@@ -94,7 +97,7 @@ class Book:
         self.biases: list[str] = []
         self.interrupted = False
         self._rule = Rule()
-        self._judged = 1
+        self._judged: Counter[bool] = Counter()
         self._tolerances: Mapping[str, float] = {}
 
     def feed(self, event: Mapping[str, Any]) -> None:
@@ -138,7 +141,7 @@ class Book:
             for metric in event["metrics"]:
                 self._row(name, metric)
         # what alpha is shared among, whatever fails later; an exact metric takes no risk
-        self._judged = max(1, sum(row.decision is None for row in self.rows.values()))
+        self._judged = Counter(row.metric == LATENCY for row in self.rows.values() if row.decision is None)
         for name in event["vanished"]:
             row = self._row(name, LATENCY)
             row.state, row.reason = "vanished", "BASE's suite defines it, HEAD's does not"
@@ -191,7 +194,7 @@ class Book:
         for row in self.rows.values():
             if row.open and row.pairs:
                 rule = replace(self._rule, tolerance=self._tolerances[row.metric])
-                row.decision = decide(row.logs(), rule, self._judged, share(self.looked, event["fraction"]))
+                row.decision = decide(row.logs(), rule, self._rows_beside(row), share(self.looked, event["fraction"]))
         self.looked = event["fraction"]
 
     def _on_device(self, event: Mapping[str, Any]) -> None:
@@ -206,6 +209,11 @@ class Book:
 
     def _on_verdict(self, event: Mapping[str, Any]) -> None:
         """What the gate said at its end: for `pyprod.gate.evidence.replay` to compare with."""
+
+    def _rows_beside(self, row: Row) -> float:
+        """How many rows share alpha with one, itself included, if all of them had as much."""
+        is_latency = row.metric == LATENCY
+        return max(1, self._judged[is_latency]) / (LATENCY_RISK if is_latency else 1 - LATENCY_RISK)
 
     def _fail(self, benchmark: str, reason: str) -> None:
         for row in self._rows_of(benchmark):

@@ -35,7 +35,7 @@ class Settings:
 
     budget_s: float = 60.0
     threads: int = 1
-    alternations: int = 12
+    alternations: int = 8
     slice_s: float = 0.004
     settle_s: float = 0.001
     least_samples: int = 15

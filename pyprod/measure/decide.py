@@ -106,12 +106,12 @@ def _shift(freedom: int, risk: float) -> float:
     return float(optimize.brentq(lambda shift: stats.nct.sf(limit, freedom, shift) - POWER, 0.0, 4 * limit + 10))
 
 
-def decide(logs: Sequence[float], rule: Rule, rows: int, share: float) -> Decision:
+def decide(logs: Sequence[float], rule: Rule, rows: float, share: float) -> Decision:
     """Judge one row.
 
     Args:
         logs: natural logarithm of HEAD over BASE, one per pair; larger is worse.
-        rows: how many rows the suite decides upon: `Rule.alpha` is shared among them (Bonferroni).
+        rows: how many rows `Rule.alpha` is shared among (Bonferroni).
         share: of both risks, what this look may spend.
 
     Returns:
