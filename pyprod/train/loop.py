@@ -33,7 +33,7 @@ MOST_SKIPPED = 20
 #: From model, inputs, targets and row numbers of a batch to its loss, a scalar: the mean over the batch.
 Objective = Callable[[nn.Module, tuple[Tensor, ...], Tensor, Tensor], Tensor]
 
-#: Called after each step with the model and the share of the training that is done, 0 to 1.
+#: Called with the model and the share of the training that is done: 0 before the first step, then after each, up to 1.
 Callback = Callable[[nn.Module, float], None]
 
 
@@ -140,8 +140,8 @@ def fit(
     Args:
         model: makes the model, or gives one that is to be trained further; called once the generator is seeded.
         objective: what is made small; by default the data's own loss of the model's outputs.
-        callbacks: called after each step, in this order; they may change the model's parameters and buffers, and must
-            keep nothing that is not in these.
+        callbacks: called in this order; they may change the model's parameters and buffers (add some before the first
+            step), and must keep nothing that is not in these. A run that goes on calls them with 0 first, too.
         folder: for ``checkpoint.safetensors``.
         title: beside the progress bar, which is shown on a terminal.
 
@@ -206,6 +206,8 @@ class _Run:
             raise PyprodError(f"a batch of {self._batch} can't be run in {settings.accumulate} equal parts")
         torch.manual_seed(settings.seed)
         self._model = model().to(settings.device).train()
+        for callback in callbacks:
+            callback(self._model, 0.0)
         learning_rate = settings.learning_rate or data.learning_rate
         decay = data.weight_decay if settings.weight_decay is None else settings.weight_decay
         parameters = [p for p in self._model.parameters() if p.requires_grad]

@@ -67,7 +67,7 @@ class Layer(nn.Module):
 
     @staticmethod
     def _heads(x: Tensor) -> Tensor:
-        return x.view(x.shape[0], x.shape[1], HEADS, WIDTH // HEADS).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], -1, WIDTH // HEADS).transpose(1, 2)  # of a pruned layer, fewer heads
 
 
 class Embeddings(nn.Module):
