@@ -59,6 +59,7 @@ def select(
     patterns: Sequence[str] = (),
     *,
     workload_names: Sequence[str] = DEFAULT_WORKLOADS,
+    recipe_names: Sequence[str] = ("base",),
     backend_names: Sequence[str] = (),
     devices: Sequence[str] = ("cpu",),
     batches: Sequence[int] = (1,),
@@ -68,6 +69,7 @@ def select(
 
     Args:
         workload_names: names or ``file.py:function``.
+        recipe_names: what `pyprod.recipes.make` made before; "base" is the model as it is.
         backend_names: "family.variant", a family (all its variants), or empty for all there are.
 
     Raises:
@@ -77,8 +79,10 @@ def select(
         if not name.rpartition(":")[0].endswith(".py") and name not in workloads.known():
             raise PyprodError(discover.unknown("workload", name, workloads.known()))
     candidates = [
-        Candidate(workload, backend, "base", device, batch, thread)
-        for workload, device, batch, thread in itertools.product(workload_names, devices, batches, threads)
+        Candidate(workload, backend, recipe, device, batch, thread)
+        for workload, recipe, device, batch, thread in itertools.product(
+            workload_names, recipe_names, devices, batches, threads
+        )
         for backend in _backends(backend_names, device)
     ]
     chosen = [c for c in candidates if not patterns or any(fnmatch.fnmatch(c.id, p) for p in patterns)]

@@ -1,4 +1,7 @@
-"""From a Candidate to something that can be measured: load the workload, lower it, check it, judge it."""
+"""From a Candidate to something that can be measured: load its model, lower it, check it, judge it.
+
+Outputs are checked against the same model in float32 eager; what a recipe did to the model, the metric says.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyprod import backends, environment, workloads
+from pyprod import backends, environment, recipes, workloads
 from pyprod.backends import Request, Runner, Variant
 from pyprod.measure.subject import Observation
+from pyprod.step import Made
 from pyprod.types import Candidate, Mismatch
 from pyprod.workloads import Workload
 
@@ -60,7 +64,10 @@ class CandidateSubject:
             raise why
         self._variant = module.VARIANTS[name]
         self._workload = workload = workloads.load(candidate.workload)
-        model = workload.model()
+        made = Made(workload.model())
+        if candidate.recipe != "base":
+            made = recipes.load(candidate.workload, candidate.recipe, workload)
+        model = made.model
         example = workload.example(candidate.batch)
         with torch.inference_mode():
             self._reference = torch.cat([model(*inputs) for inputs in self._checked_inputs()])
@@ -68,7 +75,7 @@ class CandidateSubject:
             model=model,
             example=example,
             calibration=workload.calibration,
-            quantspec=None,
+            quantspec=made.quantspec,
             variant=name,
             device=candidate.device,
             threads=candidate.threads,
@@ -83,7 +90,7 @@ class CandidateSubject:
         self._call()
         called = time.perf_counter()
         about = {
-            "notes": list(self._runner.notes),
+            "notes": [*made.notes, *self._runner.notes],
             "unit": workload.unit,
             "tokens_per_sample": workload.tokens_per_sample,
             "numerics": self._variant.numerics,

@@ -158,6 +158,9 @@ def _selection(verb: argparse.ArgumentParser) -> None:
     group.add_argument("patterns", nargs="*", metavar="PATTERN", help="only ids that match, e.g. 'encoder/*/onnx*'")
     group.add_argument("--full", action="store_true", help="every workload, at batches 1, 8 and 32")
     group.add_argument("--workload", nargs="+", metavar="NAME", help="names, or file.py:function for a model of yours")
+    group.add_argument(
+        "--recipe", nargs="+", default=["base"], metavar="NAME", help="what pyprod ship made (default: base)"
+    )
     group.add_argument("--backend", nargs="+", default=[], metavar="NAME", help="family.variant, or a whole family")
     group.add_argument("--device", nargs="+", default=["cpu"], choices=("cpu", "cuda"))
     group.add_argument("--batch", nargs="+", type=int, metavar="N", help="samples per call (default: 1)")
@@ -191,6 +194,7 @@ def _candidates(options: argparse.Namespace) -> tuple[Any, ...]:
     return bench_.select(
         options.patterns,
         workload_names=options.workload or everything,
+        recipe_names=options.recipe,
         backend_names=options.backend,
         devices=options.device,
         batches=options.batch or batches,

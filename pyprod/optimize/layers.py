@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 
 from pyprod import discover
+from pyprod.step import Context, Made
 from pyprod.types import PyprodError
 
 
-def keep(model: nn.Module, stack: str, indexes: Sequence[int]) -> nn.Module:
+def apply(made: Made, context: Context, *, stack: str, keep: Sequence[int]) -> Made:
+    """The step: see `subset`."""
+    note = f"layers {', '.join(map(str, keep))} of {stack}"
+    return replace(made, model=subset(made.model, stack, keep), notes=(*made.notes, note))
+
+
+def subset(model: nn.Module, stack: str, indexes: Sequence[int]) -> nn.Module:
     """A copy of the model, of whose `stack` only these layers are left, in this order.
 
     Args:

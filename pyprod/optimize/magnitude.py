@@ -7,14 +7,22 @@ measure of how much of the model is needed at all.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pyprod.step import Context, Made
 from pyprod.types import PyprodError
 
 _LAYERS = (nn.Linear, nn.Conv2d, nn.Conv1d, nn.Embedding)
+
+
+def apply(made: Made, context: Context, *, sparsity: float) -> Made:
+    """The step: see `prune`."""
+    prune(made.model, sparsity)
+    return replace(made, notes=(*made.notes, f"{sparsity:.0%} of the weights are zero: no kernel here skips them"))
 
 
 def prune(model: nn.Module, sparsity: float) -> None:
@@ -69,8 +77,21 @@ class Gradually:
             layer.pruned.copy_(layer.weight == 0)
 
 
+class KeepZeros(Gradually):
+    """A callback of `pyprod.train.fit`: weights that are zero before the training stay so; then `finish`."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+
+    def __call__(self, model: nn.Module, done: float) -> None:
+        super().__call__(model, done)
+        if done == 0:
+            for layer in _layers(model):
+                layer.pruned.copy_(layer.weight == 0)
+
+
 def finish(model: nn.Module) -> None:
-    """Take away what `Gradually` has added to the layers."""
+    """Take away what the callbacks have added to the layers."""
     for layer in _layers(model):
         del layer.pruned
 

@@ -9,19 +9,23 @@ from __future__ import annotations
 import copy
 import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from pyprod.step import Context, Made
 from pyprod.types import PyprodError
+from pyprod.workloads import training
 
 #: No layer loses more than this share of its channels.
 MOST = 0.95
 #: The share that each layer loses is sought to within MOST / 2^7, 0.7%.
 TRIES = 7
+#: Rows whose loss says what is important.
+TAYLOR_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,33 @@ class Pruned:
     macs: tuple[int, int]
     parameters: tuple[int, int]
     widths: Mapping[str, tuple[int, int]]
+
+
+def apply(
+    made: Made,
+    context: Context,
+    *,
+    macs: float,
+    round_to: int = 8,
+    keep: Sequence[str] = (),
+    heads: Mapping[str, int] | None = None,
+    importance: Literal["magnitude", "taylor"] = "magnitude",
+) -> Made:
+    """The step: see `prune`; importance "taylor" is by the loss on the first rows of the training data."""
+    if importance not in ("magnitude", "taylor"):
+        raise PyprodError(f"importance is magnitude or taylor, not {importance!r}")
+    loss = None
+    if importance == "taylor":
+        data = training(context.workload)
+        inputs, targets = tuple(t[:TAYLOR_ROWS] for t in data.inputs), data.targets[:TAYLOR_ROWS]
+
+        def loss(model: nn.Module) -> Tensor:
+            return data.loss(model(*inputs), targets)
+
+    found = prune(made.model, context.workload.example(1), macs, round_to=round_to, keep=keep, heads=heads, loss=loss)
+    left, parameters = found.macs[1] / found.macs[0], found.parameters[1] / found.parameters[0]
+    note = f"{left:.0%} of the multiply-accumulates and {parameters:.0%} of the parameters left"
+    return replace(made, model=found.model, notes=(*made.notes, note))
 
 
 def prune(

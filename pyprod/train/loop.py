@@ -143,7 +143,7 @@ def fit(
         callbacks: called in this order; they may change the model's parameters and buffers (add some before the first
             step), and must keep nothing that is not in these. A run that goes on calls them with 0 first, too.
         folder: for ``checkpoint.safetensors``.
-        title: beside the progress bar, which is shown on a terminal.
+        title: beside the progress bar, which is shown on a terminal; without one there is none.
 
     Raises:
         Diverged: the loss, or `MOST_SKIPPED` gradients one after the other, were not finite; the last checkpoint is
@@ -393,6 +393,6 @@ def _deterministic(settings: Settings) -> Iterator[None]:
 @contextlib.contextmanager
 def _bar(run: _Run, title: str) -> Iterator[Callable[[], None]]:
     """A progress bar, where somebody can see it."""
-    with Progress(transient=True, disable=not sys.stderr.isatty()) as progress:
+    with Progress(transient=True, disable=not (title and sys.stderr.isatty())) as progress:
         task = progress.add_task(title, total=run.total, completed=run.now.step)
         yield lambda: progress.update(task, completed=run.now.step)

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from pyprod.types import Evaluation, PyprodError
+from pyprod.types import Evaluation, PyprodError, Unavailable
 
 Result = TypeVar("Result")
 
@@ -78,6 +78,17 @@ class Workload:
         """The first `batch` rows of `inputs`, contiguous; rows repeat when the set is smaller than the batch."""
         rows = torch.arange(batch) % self.inputs[0].shape[0]
         return tuple(t[rows].contiguous() for t in self.inputs)
+
+
+def training(workload: Workload) -> Training:
+    """What the workload's model can be trained on.
+
+    Raises:
+        Unavailable: there is nothing.
+    """
+    if workload.training is None:
+        raise Unavailable("the workload has no rows to train on", "give it a training function: docs/workloads.md")
+    return workload.training()
 
 
 def from_user(build: Callable[[], object], who: str) -> Workload:

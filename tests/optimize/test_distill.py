@@ -150,7 +150,7 @@ def test_senseless_distillation(wrong: dict[str, object]) -> None:
 
 def test_a_student_of_some_layers() -> None:
     model = nn.ModuleDict({"stack": nn.ModuleList(nn.Linear(4, 4) for _ in range(5)), "head": nn.Linear(4, 2)})
-    student = layers.keep(model, "stack", [0, 3])
+    student = layers.subset(model, "stack", [0, 3])
     assert torch.equal(student["stack"][1].weight, model["stack"][3].weight)  # type: ignore[index]
     assert len(student["stack"]) == 2  # type: ignore[index]
     assert len(model["stack"]) == 5
@@ -163,4 +163,4 @@ def test_a_student_of_some_layers() -> None:
         ("stack", [], "none"),
     ):
         with pytest.raises(PyprodError, match=words):
-            layers.keep(model, stack, indexes)
+            layers.subset(model, stack, indexes)

@@ -1,0 +1,151 @@
+"""A recipe file: what forms of a workload to make, how to measure them, and what production demands of one.
+
+```toml
+workload = "fashion_mnist"
+
+[recipes.half]
+steps = [
+    { step = "structured", macs = 0.5 },
+    { step = "finetune", epochs = 2, learning_rate = 0.003, distill = { temperature = 4 } },
+]
+
+[bench]                       # each may be left out
+backends = ["eager.fp32", "native"]
+batch = [1, 8]
+
+[require]                     # of the form that is chosen
+accuracy_drop = "0.5%"        # of the baseline's accuracy
+p99_ms = 10
+size_mb = 30
+
+[prefer]
+by = "latency"                # or throughput, size, memory
+```
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from pyprod import discover
+from pyprod.types import PyprodError
+
+#: What a form may be preferred by.
+PREFERENCES = ("latency", "throughput", "size", "memory")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: its name, and its arguments."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the chosen form must keep to; None: no demand.
+
+    Attributes:
+        accuracy_drop: share of the baseline's accuracy that may be lost.
+        p50_ms, p99_ms: latency of a call at most.
+        throughput_per_s: samples per second at least.
+        size_mb: of the files that production ships.
+        memory_mb: peak resident memory.
+        speedup: over the baseline at least.
+    """
+
+    accuracy_drop: float | None = None
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    throughput_per_s: float | None = None
+    size_mb: float | None = None
+    memory_mb: float | None = None
+    speedup: float | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What to measure of each recipe; empty backends: all there are."""
+
+    backends: Sequence[str] = ()
+    batch: Sequence[int] = (1,)
+    threads: Sequence[int] = (1,)
+    device: str = "cpu"
+    rounds: int = 10
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """The file's content; `recipes` has the steps of each by name, "base" (no steps) among them."""
+
+    workload: str
+    recipes: Mapping[str, Sequence[Step]]
+    bench: Bench = field(default_factory=Bench)
+    demand: Demand = field(default_factory=Demand)
+    prefer: str = "latency"
+
+
+def read(path: Path) -> RecipeFile:
+    """Read and check one.
+
+    Raises:
+        PyprodError: it can't be read, or says something that is not known; the message says where.
+    """
+    try:
+        data = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise PyprodError(f"can't read {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise PyprodError(f"{path}: {error}") from error
+    _known(path, "key", data, ("workload", "recipes", "bench", "require", "prefer"))
+    if not isinstance(data.get("workload"), str):
+        raise PyprodError(f'{path} names no workload: workload = "digits"')
+    _known(path, "key of [prefer]", data.get("prefer", {}), ("by",))
+    prefer = data.get("prefer", {}).get("by", "latency")
+    _known(path, "preference", [prefer], PREFERENCES)
+    recipes = {name: _steps(path, name, table) for name, table in data.get("recipes", {}).items()}
+    bench = _table(path, "bench", Bench, data.get("bench", {}))
+    return RecipeFile(data["workload"], {"base": (), **recipes}, bench, _demand(path, data.get("require", {})), prefer)
+
+
+def _steps(path: Path, name: str, table: Any) -> list[Step]:
+    if "/" in name or name == "base":
+        raise PyprodError(f"{path}: a recipe can't be named {name!r}")
+    found = table.get("steps") if isinstance(table, dict) else None
+    if not isinstance(found, list) or not all(isinstance(s, dict) and isinstance(s.get("step"), str) for s in found):
+        raise PyprodError(f'{path}: [recipes.{name}] needs steps = [{{ step = "finetune", ... }}, ...]')
+    return [Step(s["step"], {key: value for key, value in s.items() if key != "step"}) for s in found]
+
+
+def _demand(path: Path, table: Mapping[str, Any]) -> Demand:
+    if isinstance(drop := table.get("accuracy_drop"), str):
+        try:
+            table = {**table, "accuracy_drop": float(drop.removesuffix("%")) / (100 if drop.endswith("%") else 1)}
+        except ValueError:
+            raise PyprodError(f'{path}: accuracy_drop is a share such as "0.5%", not {drop!r}') from None
+    demand: Demand = _table(path, "require", Demand, table)
+    for name, value in vars_of(demand).items():
+        if value is not None and not (isinstance(value, int | float) and value >= 0):
+            raise PyprodError(f"{path}: {name} must be a number, at least 0, not {value!r}")
+    return demand
+
+
+def vars_of(value: Any) -> dict[str, Any]:
+    """A dataclass's fields by name, not copied."""
+    return {f.name: getattr(value, f.name) for f in fields(value)}
+
+
+def _table(path: Path, name: str, kind: Any, table: Mapping[str, Any]) -> Any:
+    _known(path, f"key of [{name}]", table, [f.name for f in fields(kind)])
+    return kind(**table)
+
+
+def _known(path: Path, what: str, found: Any, known: Sequence[str]) -> None:
+    for name in found:
+        if name not in known:
+            raise PyprodError(f"{path}: {discover.unknown(what, name, known)}")

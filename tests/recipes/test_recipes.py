@@ -1,0 +1,255 @@
+"""Recipe files, the steps they name, what is kept of them, and models of other shapes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyprod import recipes, workloads
+from pyprod.optimize import layers, structured
+from pyprod.recipes import Step, shapes
+from pyprod.types import PyprodError
+from pyprod.workloads import Training, Workload
+from pyprod.workloads._resnet import ResNet
+
+HERE = "tests/recipes/test_recipes.py:tiny"
+CALLS: list[str] = []
+
+
+def tiny() -> Workload:
+    """A small network on images of which one half is brighter."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(96, 1, 8, 8, generator=generator)
+    labels = (images[:, 0, :, :4].mean((1, 2)) > images[:, 0, :, 4:].mean((1, 2))).long()
+
+    def model() -> nn.Module:
+        torch.manual_seed(2)
+        return ResNet((8, 16), classes=2).eval()
+
+    return Workload(
+        model,
+        (images[:32],),
+        (images[32:48],),
+        lambda logits: workloads_score(logits, labels[:32]),
+        training=lambda: Training(model, (images[48:],), labels[48:], F.cross_entropy, 2, 16, 0.01),
+    )
+
+
+def workloads_score(logits: Tensor, labels: Tensor) -> Any:
+    from pyprod.workloads._score import correct
+
+    return correct(logits, labels)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(workloads, "cache_dir", lambda: tmp_path / "cache")
+    CALLS.clear()
+    return tmp_path / "cache"  # type: ignore[return-value]
+
+
+def said(what: str) -> None:
+    CALLS.append(what)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+GOOD = """
+workload = "digits"
+[recipes.half]
+steps = [{ step = "structured", macs = 0.5 }, { step = "finetune", epochs = 2, distill = { temperature = 4 } }]
+[bench]
+batch = [1, 8]
+[require]
+accuracy_drop = "0.5%"
+p99_ms = 10
+[prefer]
+by = "size"
+"""
+
+
+def test_a_recipe_file(tmp_path: Path) -> None:
+    file = recipes.read(write(tmp_path / "r.toml", GOOD))
+    assert file.workload == "digits"
+    assert list(file.recipes) == ["base", "half"]
+    assert file.recipes["half"][0] == Step("structured", {"macs": 0.5})
+    assert (file.bench.batch, file.demand.accuracy_drop, file.demand.p99_ms, file.prefer) == ([1, 8], 0.005, 10, "size")
+
+
+@pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_recipes_can_be_read_and_name_steps_that_exist(path: Path) -> None:
+    file = recipes.read(path)
+    assert file.workload == path.stem
+    assert file.workload in workloads.known()
+    for steps in file.recipes.values():
+        assert len(recipes.check(steps)) == len(steps)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("workload = ", "r.toml: Invalid value"),
+        ("", "names no workload"),
+        ('workload = "digits"\nrecipe = 1', "unknown key 'recipe'; did you mean 'recipes'"),
+        ('workload = "digits"\n[recipes.base]\nsteps = []', "can't be named 'base'"),
+        ('workload = "digits"\n[recipes.half]\nstep = 1', r"\[recipes.half\] needs steps"),
+        ('workload = "digits"\n[bench]\nbatches = [1]', r"unknown key of \[bench\] 'batches'; did you mean 'batch'"),
+        ('workload = "digits"\n[require]\np98_ms = 1', "did you mean 'p99_ms'"),
+        ('workload = "digits"\n[require]\np99_ms = "fast"', "must be a number"),
+        ('workload = "digits"\n[require]\naccuracy_drop = "some"', "a share such as"),
+        ('workload = "digits"\n[prefer]\nby = "luck"', "unknown preference 'luck'"),
+    ],
+)
+def test_a_wrong_file_says_where(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(PyprodError, match=words):
+        recipes.read(write(tmp_path / "r.toml", text))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(PyprodError, match=r"can't read .*none\.toml"):
+        recipes.read(tmp_path / "none.toml")
+
+
+STEPS = [Step("structured", {"macs": 0.5, "round_to": 2}), Step("finetune", {"epochs": 1})]
+
+
+def test_each_step_is_done_once() -> None:
+    first = recipes.make(HERE, "half", STEPS, said)
+    assert CALLS == ["half: structured", "half: finetune"]
+    assert recipes.make(HERE, "half", STEPS, said) == first
+    assert len(CALLS) == 2
+    other = recipes.make(HERE, "longer", [STEPS[0], Step("finetune", {"epochs": 2})], said)
+    assert CALLS[2:] == ["longer: finetune"], "the first step is the same"
+    assert other != first
+
+
+def test_what_was_made_is_given_back() -> None:
+    recipes.make(HERE, "half", STEPS, said)
+    workload = workloads.load(HERE)
+    made = recipes.load(HERE, "half", workload)
+    example = workload.example(2)
+    assert structured.count(made.model, example) <= 0.5 * structured.count(workload.model(), example)
+    assert "of the multiply-accumulates" in made.notes[0]
+    assert made.notes[1] == "trained further for 1 epochs"
+    assert not made.model.training
+    again = recipes.load(HERE, "half", workload).model
+    assert torch.equal(made.model(*example), again(*example))
+
+
+def test_killed_it_goes_on_and_makes_the_same(cache: Path) -> None:
+    steps = [Step("finetune", {"epochs": 12, "checkpoint_steps": 1})]
+    program = (
+        "import sys; from pathlib import Path; from pyprod import recipes, workloads; from pyprod.recipes import Step\n"
+        "workloads.cache_dir = lambda: Path(sys.argv[1])\n"
+        f"print(recipes.make({HERE!r}, 'long', [Step('finetune', {dict(steps[0].arguments)!r})], print), flush=True)"
+    )
+    command = [sys.executable, "-c", program, str(cache)]
+    scratch = cache / "recipes" / "steps"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while not list(scratch.glob("*.scratch/checkpoint.safetensors")):
+            assert process.poll() is None
+        os.kill(process.pid, signal.SIGKILL)
+    digest = recipes.make(HERE, "long", steps, said)
+    went_on = recipes.load(HERE, "long", workloads.load(HERE)).model.state_dict()
+    assert not list(scratch.glob("*.scratch"))
+    shutil.rmtree(cache)
+    assert recipes.make(HERE, "long", steps, said) == digest
+    whole = recipes.load(HERE, "long", workloads.load(HERE)).model.state_dict()
+    assert all(torch.equal(went_on[key], whole[key]) for key in whole)
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (Step("structural", {}), "unknown step 'structural'; did you mean 'structured'"),
+        (Step("distill", {}), "unknown step 'distill'"),
+        (Step("structured", {"mac": 0.5}), r"step structured: .*it takes: macs, round_to = 8, keep"),
+        (Step("structured", {"macs": 7}), "step structured: .*between 0 and 1"),
+        (Step("finetune", {"epoch": 1}), "step finetune: unknown argument of finetune 'epoch'; did you mean 'epochs'"),
+        (Step("finetune", {"sparsity": 0.5, "keep_zeros": True}), "leave keep_zeros out"),
+    ],
+)
+def test_wrong_steps(step: Step, words: str) -> None:
+    with pytest.raises(PyprodError, match=words):
+        recipes.make(HERE, "wrong", [step], said)
+
+
+def test_a_damaged_result_is_named(cache: Path) -> None:
+    digest = recipes.make(HERE, "half", STEPS, said)
+    path = cache / "recipes" / "steps" / digest / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: random.randrange(path.stat().st_size)])
+    with pytest.raises(PyprodError, match=r"is damaged .*delete it, and it is made again"):
+        recipes.load(HERE, "half", workloads.load(HERE))
+
+
+def test_a_recipe_that_was_not_made() -> None:
+    recipes.make(HERE, "half", STEPS, said)
+    with pytest.raises(PyprodError, match=r"unknown recipe 'haf'; did you mean 'half'\?; pyprod ship"):
+        recipes.load(HERE, "haf", workloads.load(HERE))
+
+
+class Deep(nn.Module):
+    """A stack, layers of all kinds that can be resized, and some that can't."""
+
+    def __init__(self, width: int = 12) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 8)
+        self.stack = nn.ModuleList(nn.Sequential(nn.Linear(8, width), nn.GELU(), nn.Linear(width, 8)) for _ in range(4))
+        self.norm = nn.LayerNorm(8)
+        self.depthwise = nn.Conv1d(8, 8, 3, groups=8)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids)
+        for layer in self.stack:
+            x = self.norm(x + layer(x))
+        out: Tensor = self.depthwise(x.transpose(1, 2))
+        return out
+
+
+def test_shortened_and_narrowed_it_computes_the_same() -> None:
+    ids = torch.randint(20, (2, 7))
+    small = layers.subset(Deep(), "stack", [1, 3]).eval()
+    for layer in small.stack:  # type: ignore[union-attr]
+        layer[0], layer[2] = nn.Linear(8, 5), nn.Linear(5, 8)
+    again = shapes.restore(Deep(), small.state_dict())
+    assert torch.equal(again(ids), small(ids))
+    assert again.stack[0][0].out_features == 5  # type: ignore[index]
+    assert repr(again) == repr(small)
+
+
+def test_resized_by_pruning_it_computes_the_same() -> None:
+    model, images = ResNet((8, 16)).eval(), torch.randn(3, 1, 8, 8)
+    small = structured.prune(model, (images,), 0.5, round_to=2).model.eval()
+    again = shapes.restore(ResNet((8, 16)), small.state_dict())
+    assert torch.equal(again(images), small(images))
+    assert repr(again) == repr(small)
+
+
+def test_a_state_of_something_else() -> None:
+    with pytest.raises(PyprodError, match="not of this workload"):
+        shapes.restore(Deep(), ResNet((8, 16)).state_dict())
+    recurrent = nn.LSTM(4, 4)
+    with pytest.raises(PyprodError, match=r"can't be resized|not of this workload"):
+        shapes.restore(recurrent, nn.LSTM(4, 8).state_dict())
+
+
+def test_names_are_files_of_their_own(cache: Path) -> None:
+    recipes.make(HERE, "half", STEPS, said)
+    (path,) = (cache / "recipes" / "named").glob("*/half.json")
+    assert json.loads(path.read_text())["steps"][0] == {"step": "structured", "macs": 0.5, "round_to": 2}
