@@ -43,10 +43,12 @@ def prepare(request: Request) -> Runner:
 
 def _lowered(request: Request) -> _Lowered:
     notes: tuple[str, ...] = ()
-    if request.quantspec is None and request.device == "cpu" and _convolutions(request.model):
+    if request.device == "cpu" and _quantized_convolutions(request):
         try:
             return _cnn(request)
         except Untraceable as why:
+            if request.quantspec is not None:
+                raise Unavailable(f"this QuantSpec of convolutions can't be lowered: {why}") from why
             notes = (f"convolutions in float32: {why}",)
     if request.quantspec is None:
         notes += _smoothed(request)
@@ -57,8 +59,10 @@ def _lowered(request: Request) -> _Lowered:
     return model, (*notes, *found)
 
 
-def _convolutions(model: nn.Module) -> int:
-    return sum(type(module) is nn.Conv2d for module in model.modules())
+def _quantized_convolutions(request: Request) -> int:
+    """How many there are that the QuantSpec names; without one, how many there are."""
+    found = [name for name, module in request.model.named_modules() if type(module) is nn.Conv2d]
+    return len(found) if request.quantspec is None else len(request.quantspec.weights.keys() & set(found))
 
 
 def _cnn(request: Request) -> _Lowered:
@@ -67,9 +71,11 @@ def _cnn(request: Request) -> _Lowered:
     Raises:
         Untraceable: it has a layer that such a call does not know.
     """
-    count, rows = _convolutions(request.model), request.calibration[0].shape[0]
-    model = fuse(request.model, static_quantspec(request.model, request.calibration), request.example)
-    note = f"{count} convolutions and what lies between them in int8, in one call, calibrated on {rows} rows"
+    count, rows = _quantized_convolutions(request), request.calibration[0].shape[0]
+    quantspec = request.quantspec or static_quantspec(request.model, request.calibration)
+    model = fuse(request.model, quantspec, request.example)
+    note = f"{count} convolutions and what lies between them in int8, in one call"
+    note += f", calibrated on {rows} rows" if request.quantspec is None else ""
     return model, (note, "an image that holds NaN gives a row of NaN")
 
 

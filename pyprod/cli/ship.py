@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
 from pyprod.cli.common import INTERRUPTED, SUCCESS, UNDECIDED, add_verb, print_json
 
 
@@ -37,17 +41,41 @@ def ship(options: argparse.Namespace) -> int:
     if options.json:
         print_json(ship_.to_json(found, file))
     else:
-        print(to_text(found))
+        show(found, Console(width=None if sys.stdout.isatty() else 120))
         print(f"\nrecord  {found.record}\nreport  {found.record / 'report.html'}")
     return SUCCESS if all(choice.chosen for choice in found.choices) else UNDECIDED
 
 
-def to_text(found: Any) -> str:
-    """For a person."""
-    lines = [f"recipe {name} could not be made: {why}" for name, why in found.failed.items()]
+def show(found: Any, console: Console) -> None:
+    """For a person: of each cohort the form chosen, or those that come nearest; then why not the others."""
+    for name, why in found.failed.items():
+        console.print(f"[red]recipe {escape(name)} could not be made: {escape(why)}")
     for choice in found.choices:
-        lines.append(f"{choice.cohort}: {choice.chosen or 'no form meets all demands'}")
-        lines += [f"  as good, not smaller: {name}" for name in choice.alike]
-        lines += [f"  nearest: {name} with {need}" for name, need in choice.nearest.items()]
-        lines += [f"  not {name}: {why}" for name, why in choice.lost.items() if name not in choice.alike]
-    return "\n".join(lines)
+        console.print(f"\n{choice.cohort}: [bold]{choice.chosen or 'no form meets all demands'}")
+        for name, need in choice.nearest.items():
+            console.print(f"  nearest: {_form(name)}, with {need}")
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        demands = [judged.demand for judged in next(iter(choice.judged.values()), ())]
+        for heading in ("form", *demands, "why not"):
+            table.add_column(heading, justify="left" if heading in ("form", "why not") else "right")
+        for name, judged in choice.judged.items():
+            table.add_row(_form(name), *map(_cell, judged), _why(choice, name))
+        console.print(table)
+        console.print("? can't say within the noise, ✗ misses the demand", style="dim")
+
+
+def _form(name: str) -> str:
+    _, recipe, backend, *_ = name.rsplit("/", 5)
+    return f"{recipe}/{backend}"
+
+
+def _cell(judged: Any) -> str:
+    return {"met": "", "unclear": "? ", "missed": "✗ "}[judged.verdict] + f"{judged.value:.4g}"
+
+
+def _why(choice: Any, name: str) -> str:
+    """A clause; what a demand says is marked in its column."""
+    if name == choice.chosen:
+        return "[bold]chosen"
+    failed = any(judged.verdict != "met" for judged in choice.judged[name])
+    return "" if failed else choice.lost.get(name, "")

@@ -39,7 +39,7 @@ def static_quantspec(model: nn.Module, calibration: tuple[Tensor, ...]) -> Quant
         name: TensorQuant("per_channel", scale=tuple(channel_scale(found[name].weight.flatten(1)).tolist()))
         for name in ranges
     }
-    return QuantSpec(weights, {name: _asymmetric(*bounds) for name, bounds in ranges.items()})
+    return QuantSpec(weights, {name: asymmetric(*bounds) for name, bounds in ranges.items()})
 
 
 def _observe(name: str, ranges: dict[str, tuple[float, float]]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -51,7 +51,7 @@ def _observe(name: str, ranges: dict[str, tuple[float, float]]) -> Callable[[nn.
     return hook
 
 
-def _asymmetric(low: float, high: float) -> TensorQuant:
+def asymmetric(low: float, high: float) -> TensorQuant:
     """The 256 integers of int8 over [low, high], which holds 0."""
     scale = max((high - low) / 255, _LEAST)
     return TensorQuant("per_tensor", scale=(scale,), zero_point=(max(-128, min(127, round(-128 - low / scale))),))

@@ -7,6 +7,7 @@ workload's recipe was last.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import json
@@ -23,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pyprod import discover, optimize, train, workloads
+from pyprod import discover, optimize, quantize, train, workloads
 from pyprod.recipes import shapes
 from pyprod.recipes.file import Step
 from pyprod.step import Context, Made
@@ -33,7 +34,7 @@ from pyprod.workloads import Workload
 MODEL, ABOUT = "model.safetensors", "about.json"
 
 #: Rooms that have steps.
-ROOMS = (optimize,)
+ROOMS = (optimize, quantize)
 
 #: Called with what begins now.
 Progress = Callable[[str], None]
@@ -54,7 +55,7 @@ def make(workload_name: str, name: str, steps: Sequence[Step], progress: Progres
     digests = _digests(model, modules, steps)
     root = _root() / "steps"
     done = max((i for i, digest in enumerate(digests) if (root / digest / ABOUT).is_file()), default=-1)
-    made = Made(model) if done < 0 else _load(root / digests[done], workload)
+    made = Made(copy.deepcopy(model)) if done < 0 else _load(root / digests[done], workload)
     for i in range(done + 1, len(steps)):
         progress(f"{name}: {steps[i].name}")
         made = _run(modules[i], steps[i], made, workload, root / digests[i], threads)

@@ -1,0 +1,67 @@
+"""Post-training quantization of all layers, or all but some, as a step of a recipe."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from torch import nn
+
+from pyprod import discover
+from pyprod.nn import asymmetric, channel_scale, dynamic_quantspec, layers
+from pyprod.quantize.observe import Observer, ranges
+from pyprod.quantize.sensitivity import only
+from pyprod.step import Context, Made
+from pyprod.types import PyprodError, QuantSpec, TensorQuant
+from pyprod.workloads import Workload
+
+Scheme = Literal["dynamic", "static"]
+
+
+def apply(
+    made: Made,
+    context: Context,
+    *,
+    scheme: Scheme = "dynamic",
+    observer: Observer = "minmax",
+    keep_float: Sequence[str] = (),
+) -> Made:
+    """The step: see `quantspec`.
+
+    Args:
+        keep_float: globs of names of layers that stay in float.
+    """
+    spec = quantspec(made.model, context.workload, scheme, observer)
+    kept = [name for name in spec.weights if any(fnmatch.fnmatch(name, glob) for glob in keep_float)]
+    for glob in keep_float:
+        if not fnmatch.filter(spec.weights, glob):
+            raise PyprodError(discover.unknown("layer", glob, spec.weights))
+    spec = only(spec, [name for name in spec.weights if name not in kept])
+    how = "scales found at run time" if scheme == "dynamic" else f"scales by {observer}"
+    note = f"{len(spec.weights)} layers quantized, {how}" + (f"; in float: {', '.join(kept)}" if kept else "")
+    return replace(made, quantspec=spec, notes=(*made.notes, note))
+
+
+def quantspec(model: nn.Module, workload: Workload, scheme: Scheme, observer: Observer = "minmax") -> QuantSpec:
+    """A scheme for all layers, weights symmetric per channel.
+
+    Args:
+        scheme: "dynamic": every nn.Linear, activations per token with scales found at run time. "static": every
+            nn.Linear and nn.Conv2d, activations per tensor with scales from the workload's calibration rows.
+
+    Raises:
+        PyprodError: the scheme or observer is unknown, or the calibration rows are empty or give no finite activation.
+    """
+    if scheme == "dynamic":
+        return dynamic_quantspec(model)
+    if scheme != "static":
+        raise PyprodError(f"scheme is dynamic or static, not {scheme!r}")
+    found = dict(layers(model))
+    bounds = ranges(model, workload.calibration, observer)
+    weights = {
+        name: TensorQuant("per_channel", scale=tuple(channel_scale(found[name].weight.flatten(1)).tolist()))
+        for name in bounds
+    }
+    return QuantSpec(weights, {name: asymmetric(*bound) for name, bound in bounds.items()})
