@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tools.gate_study import tables
@@ -76,3 +79,19 @@ def test_tools_stand_side_by_side() -> None:
     assert "| gate | its own | 0 of 1" in text
     assert "| asv | its own | 1 of 1" in text
     assert "| | 20.0%: no suite fails | 0 of 1 | 1 of 2" in text
+
+
+def test_likeness_of_pairs_from_one_zygote() -> None:
+    """Known by construction: half of the variance lies between zygotes; or none."""
+    rng = np.random.default_rng(random.randrange(2**32))
+    for between, low, high in ((1.0, 0.4, 0.6), (0.0, -0.1, 0.1)):
+        logs = {}
+        for row in range(300):
+            luck = between * rng.standard_normal(3)
+            logs[str(row)] = {str(pair): luck[pair // 4] + rng.standard_normal() for pair in range(12)}
+        runs = [{"logs": logs, "zygotes": [1] * 4 + [2] * 4 + [3] * 4}]
+        (sentence,) = tables._clusters(runs)
+        found = re.search(r"correlation of ([+-]\d\.\d+) \(300 rows", sentence)
+        assert found is not None
+        assert low < float(found.group(1)) < high
+    assert tables._clusters([{"logs": {"x": {"0": 0.1, "1": 0.2}}, "zygotes": [1, 2]}]) == []

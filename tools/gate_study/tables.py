@@ -131,13 +131,15 @@ def _clusters(runs: Sequence[Run]) -> list[str]:
         for logs in run.get("logs", {}).values():
             origin = [run["zygotes"][int(pair)] for pair in logs]
             parts = [np.array([x for x, o in zip(logs.values(), origin, strict=True) if o == z]) for z in set(origin)]
+            parts = [part for part in parts if len(part) > 1]
             if len(parts) < 2:
                 continue
             mean = np.concatenate(parts).mean()
             between += sum(len(part) * (part.mean() - mean) ** 2 for part in parts)
             within += sum(((part - part.mean()) ** 2).sum() for part in parts)
-            groups, rows, values = groups + len(parts), rows + 1, values + len(logs)
-            squares += sum(len(part) ** 2 for part in parts) / len(logs)
+            count = sum(map(len, parts))
+            groups, rows, values = groups + len(parts), rows + 1, values + count
+            squares += sum(len(part) ** 2 for part in parts) / count
     if groups == rows or values == groups or not within:
         return []
     size = (values - squares) / (groups - rows)  # the mean one, weighted
