@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import itertools
 import json
 import os
 import shutil
@@ -68,9 +69,12 @@ def check(steps: Sequence[Step]) -> list[ModuleType]:
     """The files of these steps. That a step is misspelt is said before hours of training, not after.
 
     Raises:
-        PyprodError: there is no such step, or it takes other arguments.
+        PyprodError: there is no such step, it takes other arguments, or changes weights that were quantized before.
     """
     modules = [_module(step.name) for step in steps]
+    for (earlier, before), (later, after) in itertools.pairwise(zip(modules, steps, strict=True)):
+        if _room(earlier) == quantize.__name__ and _room(later) != quantize.__name__:
+            raise PyprodError(f"step {after.name} changes weights whose scales {before.name} has found: put it before")
     for module, step in zip(modules, steps, strict=True):
         signature = inspect.signature(module.apply)
         try:
@@ -149,6 +153,10 @@ def _module(name: str) -> ModuleType:
         if hasattr(module, "apply"):
             return module
     raise PyprodError(discover.unknown("step", name, known))
+
+
+def _room(module: ModuleType) -> str:
+    return module.__name__.rpartition(".")[0]
 
 
 def _digests(model: torch.nn.Module, modules: Sequence[ModuleType], steps: Sequence[Step]) -> list[str]:

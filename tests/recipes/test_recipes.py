@@ -190,6 +190,37 @@ def test_wrong_steps(step: Step, words: str) -> None:
         recipes.make(HERE, "wrong", [step], said)
 
 
+def test_weights_are_quantized_last() -> None:
+    with pytest.raises(PyprodError, match="step finetune changes weights whose scales ptq has found: put it before"):
+        recipes.check([Step("structured", {"macs": 0.5}), Step("ptq", {}), Step("finetune", {"epochs": 1})])
+
+
+def test_a_quantspec_is_kept_and_lowered() -> None:
+    """By the static scheme all of this network runs in integers, on the scales of the recipe."""
+    recipes.make(HERE, "static", [Step("ptq", {"scheme": "static", "observer": "mse"})], said)
+    made = recipes.load(HERE, "static", workloads.load(HERE))
+    assert made.quantspec is not None
+    assert set(made.quantspec.weights) == {
+        n for n, m in made.model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)
+    }
+    from pyprod import backends
+
+    example = workloads.load(HERE).example(4)
+    cache = workloads.cache_dir()
+    cache.mkdir(exist_ok=True)
+    workdir = cache / "work"
+    workdir.mkdir()
+    module, variant = backends.split("native.int8")
+    request = backends.Request(made.model, example, example, made.quantspec, variant, "cpu", 1, workdir, cache)
+    runner = module.prepare(request)
+    assert "convolutions and what lies between them in int8, in one call" in runner.notes[0]
+    assert "calibrated on" not in runner.notes[0]
+    with torch.inference_mode():
+        want = workloads.load(HERE).model()(*example)
+    error = (runner.run(example) - want).norm() / want.norm()
+    assert error < 0.2
+
+
 def test_a_damaged_result_is_named(cache: Path) -> None:
     digest = recipes.make(HERE, "half", STEPS, said)
     path = cache / "recipes" / "steps" / digest / "model.safetensors"
