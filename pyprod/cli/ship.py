@@ -52,6 +52,10 @@ def show(found: Any, console: Console) -> None:
         console.print(f"[red]recipe {escape(name)} could not be made: {escape(why)}")
     for choice in found.choices:
         console.print(f"\n{choice.cohort}: [bold]{choice.chosen or 'no form meets all demands'}")
+        if choice.trust == "untrustworthy":
+            console.print(
+                "  [yellow]the same form measured twice differs by more than 3%: measure on a quieter machine"
+            )
         for name, need in choice.nearest.items():
             console.print(f"  nearest: {_form(name)}, with {need}")
         table = Table(box=None, pad_edge=False, header_style="bold")

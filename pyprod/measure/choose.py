@@ -72,6 +72,7 @@ class Choice:
         judged: by form that was measured, every demand.
         lost: by form that was not chosen, why, in a clause.
         nearest: where none is chosen, the forms that come nearest, and what they would need.
+        trust: "trustworthy", or what the cohort's A/A pair says else (`pyprod.measure.report`).
     """
 
     cohort: str
@@ -80,6 +81,7 @@ class Choice:
     judged: Mapping[str, tuple[Judged, ...]] = field(default_factory=dict)
     lost: Mapping[str, str] = field(default_factory=dict)
     nearest: Mapping[str, str] = field(default_factory=dict)
+    trust: str = "unchecked"
 
 
 def choose(measurements: Iterable[Measurement], demands: Mapping[str, float | None], prefer: str) -> list[Choice]:
@@ -110,7 +112,7 @@ def _name(key: Any) -> list[str]:
 
 
 def _choose(record: Record, rows: pd.DataFrame, cohort: str, limits: Mapping[str, float], prefer: str) -> Choice:
-    good = rows[rows["status"] == "ok"]
+    good, trust = rows[rows["status"] == "ok"], str(rows["cohort_trust"].iloc[0])
     lost = {
         row["candidate"]: f"{row['status']}: {row['failure_message']}"
         for _, row in rows.iterrows()
@@ -128,7 +130,7 @@ def _choose(record: Record, rows: pd.DataFrame, cohort: str, limits: Mapping[str
             lost[name] = "; ".join(failed)
     left = good[~good["candidate"].isin(lost.keys())]
     if left.empty:
-        return Choice(cohort, None, (), judged, lost, _nearest(judged))
+        return Choice(cohort, None, (), judged, lost, _nearest(judged), trust)
     column, end = PREFERENCES[prefer]
     left = left.sort_values([column, "artifact_mb", "candidate"], ascending=[end == "low", True, True])
     best = left.iloc[0]
@@ -138,7 +140,7 @@ def _choose(record: Record, rows: pd.DataFrame, cohort: str, limits: Mapping[str
     for name in left["candidate"]:
         if name != chosen:
             lost[name] = f"alike in {prefer}, not smaller" if name in others else f"worse in {prefer}"
-    return Choice(cohort, chosen, others, judged, lost)
+    return Choice(cohort, chosen, others, judged, lost, trust=trust)
 
 
 def _judge(record: Record, row: pd.Series[Any], name: str, limit: float, base: float) -> Judged:

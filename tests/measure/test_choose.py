@@ -35,7 +35,7 @@ def test_the_fastest_that_keeps_to_all_demands() -> None:
     forms = form("eager.fp32", 10) + form("fast.int8", 2, correct=0.8) + form("good.int8", 3, size=20)
     forms += form("big.int8", 2.5, size=90)
     (choice,) = choose(forms, {"accuracy_drop": 0.01, "p99_ms": 5, "size_mb": 60}, "latency")
-    assert choice.cohort == "toy/cpu/b1/t1"
+    assert (choice.cohort, choice.trust) == ("toy/cpu/b1/t1", "unchecked")
     assert choice.chosen == "toy/base/good.int8/cpu/b1/t1"
     assert choice.alike == ()
     assert "accuracy_drop missed" in choice.lost["toy/base/fast.int8/cpu/b1/t1"]
