@@ -109,7 +109,7 @@ def read(path: Path) -> RecipeFile:
     prefer = data.get("prefer", {}).get("by", "latency")
     _known(path, "preference", [prefer], PREFERENCES)
     recipes = {name: _steps(path, name, table) for name, table in data.get("recipes", {}).items()}
-    bench = _table(path, "bench", Bench, data.get("bench", {}))
+    bench = _bench(path, data.get("bench", {}))
     return RecipeFile(data["workload"], {"base": (), **recipes}, bench, _demand(path, data.get("require", {})), prefer)
 
 
@@ -120,6 +120,25 @@ def _steps(path: Path, name: str, table: Any) -> list[Step]:
     if not isinstance(found, list) or not all(isinstance(s, dict) and isinstance(s.get("step"), str) for s in found):
         raise PyprodError(f'{path}: [recipes.{name}] needs steps = [{{ step = "finetune", ... }}, ...]')
     return [Step(s["step"], {key: value for key, value in s.items() if key != "step"}) for s in found]
+
+
+def _bench(path: Path, table: Mapping[str, Any]) -> Bench:
+    bench: Bench = _table(path, "bench", Bench, table)
+    for name in ("batch", "threads"):
+        values = getattr(bench, name)
+        if not isinstance(values, list | tuple) or not values or not all(_is_count(value) for value in values):
+            raise PyprodError(f"{path}: {name} is a list of numbers from 1, such as [1, 8], not {values!r}")
+    if not isinstance(bench.backends, list | tuple) or not all(isinstance(name, str) for name in bench.backends):
+        raise PyprodError(
+            f'{path}: backends is a list of names, such as ["eager", "native.int8"], not {bench.backends!r}'
+        )
+    if not _is_count(bench.rounds) or bench.device not in ("cpu", "cuda"):
+        raise PyprodError(f"{path}: rounds is a number from 1, device cpu or cuda")
+    return bench
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _demand(path: Path, table: Mapping[str, Any]) -> Demand:
