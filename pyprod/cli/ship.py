@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,19 @@ def ship(options: argparse.Namespace) -> int:
     if options.json:
         print_json(ship_.to_json(found, file))
     else:
-        show(found, Console(width=None if sys.stdout.isatty() else 120))
+        rows = report.summarize(kept.measurements)
+        latency = dict(zip(rows["candidate"], rows["latency_p50_ms"], strict=True))
+        show(found, latency, Console(width=None if sys.stdout.isatty() else 120))
         print(f"\nrecord  {found.record}\nreport  {found.record / 'report.html'}")
     return SUCCESS if all(choice.chosen for choice in found.choices) else UNDECIDED
 
 
-def show(found: Any, console: Console) -> None:
-    """For a person: of each cohort the form chosen, or those that come nearest; then why not the others."""
+def show(found: Any, latency: Mapping[str, float], console: Console) -> None:
+    """For a person: of each cohort the form chosen, or those that come nearest; then why not the others.
+
+    Args:
+        latency: median of a call by candidate, ms.
+    """
     for name, why in found.failed.items():
         console.print(f"[red]recipe {escape(name)} could not be made: {escape(why)}")
     for choice in found.choices:
@@ -60,12 +67,16 @@ def show(found: Any, console: Console) -> None:
             console.print(f"  nearest: {_form(name)}, with {need}")
         table = Table(box=None, pad_edge=False, header_style="bold")
         demands = [judged.demand for judged in next(iter(choice.judged.values()), ())]
-        for heading in ("form", *demands, "why not"):
-            table.add_column(heading, justify="left" if heading in ("form", "why not") else "right")
+        for heading in ("form", "median ms", *(_HEADINGS.get(demand, demand) for demand in demands), ""):
+            table.add_column(heading, justify="left" if heading in ("form", "") else "right")
         for name, judged in choice.judged.items():
-            table.add_row(_form(name), *map(_cell, judged), _why(choice, name))
+            table.add_row(_form(name), f"{latency[name]:.3g}", *map(_cell, judged), _why(choice, name))
         console.print(table)
         console.print("? can't say within the noise, ✗ misses the demand", style="dim")
+
+
+#: Where what is shown is not what the demand is called by.
+_HEADINGS = {"accuracy_drop": "accuracy change"}
 
 
 def _form(name: str) -> str:
@@ -74,7 +85,8 @@ def _form(name: str) -> str:
 
 
 def _cell(judged: Any) -> str:
-    return {"met": "", "unclear": "? ", "missed": "✗ "}[judged.verdict] + f"{judged.value:.4g}"
+    number = f"{judged.value:+.4f}" if judged.demand == "accuracy_drop" else f"{judged.value:.4g}"
+    return {"met": "", "unclear": "? ", "missed": "✗ "}[judged.verdict] + number
 
 
 def _why(choice: Any, name: str) -> str:
