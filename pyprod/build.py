@@ -94,6 +94,7 @@ class CandidateSubject:
             "unit": workload.unit,
             "tokens_per_sample": workload.tokens_per_sample,
             "numerics": self._variant.numerics,
+            "model": recipes.digest_of(candidate.workload, candidate.recipe),
         }
         return [
             Observation("build_time", "s", [built - start + self._runner.borrowed_s], about),

@@ -13,7 +13,7 @@ from pyprod import bench, recipes, workloads
 from pyprod.measure import choose, heat, store
 from pyprod.measure.choose import Choice
 from pyprod.measure.heat import Settings
-from pyprod.recipes.file import RecipeFile, vars_of
+from pyprod.recipes import RecipeFile
 from pyprod.types import Candidate, Measurement, PyprodError
 
 CHOICE = "choice.json"
@@ -28,14 +28,12 @@ class Shipped:
         choices: one per batch and thread count.
         digests: by recipe, the digest of its model.
         failed: by recipe that could not be made, why.
-        measured: whether anything had to be measured: False when the same was measured before.
     """
 
     record: Path
     choices: Sequence[Choice]
     digests: Mapping[str, str]
     failed: Mapping[str, str]
-    measured: bool
 
 
 def ship(file: RecipeFile, out: Path, progress: heat.Progress, settings: Settings | None = None) -> Shipped:
@@ -51,17 +49,15 @@ def ship(file: RecipeFile, out: Path, progress: heat.Progress, settings: Setting
     digests, failed = _make_all(file, progress)
     plan = bench.Plan(_candidates(file, digests), settings or Settings(rounds=file.bench.rounds))
     record = _known(plan, digests)
-    measured = record is None
     if record is None:
         record = bench.create(plan, out)
         _remember(plan, digests, record)
     before = store.read(record)
-    measured = measured or not _complete(before.measurements, plan)
-    if measured:
+    if not _complete(before.measurements, plan):
         bench.resume(record, progress)
         before = store.read(record)
-    choices = choose.choose(before.measurements, vars_of(file.demand), file.prefer)
-    found = Shipped(record, choices, digests, failed, measured)
+    choices = choose.choose(before.measurements, file.demands, file.prefer)
+    found = Shipped(record, choices, digests, failed)
     store.write_atomically(record / CHOICE, json.dumps(to_json(found, file), indent=1) + "\n")
     return found
 
@@ -74,7 +70,7 @@ def to_json(found: Shipped, file: RecipeFile) -> dict[str, Any]:
         "recipes": {name: [{"step": s.name, **s.arguments} for s in steps] for name, steps in file.recipes.items()},
         "digests": dict(found.digests),
         "failed": dict(found.failed),
-        "require": {name: value for name, value in asdict(file.demand).items() if value is not None},
+        "require": dict(file.demands),
         "prefer": file.prefer,
         "choices": [asdict(choice) for choice in found.choices],
     }

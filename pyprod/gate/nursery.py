@@ -77,7 +77,7 @@ class Nursery:
         Raises:
             PyprodError: they can't be started.
         """
-        if self._zygote and not self._zygote.channels:
+        if self._zygote and self._zygote.spent:
             self.renew()
         self._zygote = self._zygote or self._start()
         return self._zygote.fork(logs, cpus, self._rng.randrange(1, PAD_PAGES), self._patience)
@@ -93,11 +93,11 @@ class Nursery:
         try:
             self.started += 1
             self.is_realtime = self._realtime and zygote.ask_for_realtime()
-            threads = zygote.ask({"preload": self.preload}, self._patience)["threads"]
+            threads = zygote.ask({"preload": self.preload}, self._patience)["started_threads"]
         except BaseException:
             zygote.close()
             raise
-        if threads > 1 and self.preload:  # one of these modules started a thread, which would not survive a fork
+        if threads and self.preload:  # one of these modules started one, which would not survive a fork
             zygote.close()
             self.preload = ()
             return self._start()
@@ -117,6 +117,11 @@ class _Zygote:
         for end in ends:
             end.close()
         self.channels: list[Sequence[Connection]] = [[ours for ours, _ in pair] for pair in reversed(pipes)]
+
+    @property
+    def spent(self) -> bool:
+        """Whether it has no pair left, or is gone."""
+        return not self.channels or self._process.poll() is not None
 
     def ask_for_realtime(self) -> bool:
         """For its sides too, which inherit it: on a busy machine imports are then done in their time."""

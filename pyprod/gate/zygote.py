@@ -38,8 +38,9 @@ MEMORY = 4 << 30
 def main(status: Connection, channels: list[int]) -> None:
     """Import, then fork a pair for each request; tell the process ids, then how each of both ends."""
     die_with_parent()
+    threads = psutil.Process().num_threads()
     preload(_receive(status)["preload"])
-    _send(status, {"threads": psutil.Process().num_threads()})
+    _send(status, {"started_threads": psutil.Process().num_threads() - threads})
     with contextlib.suppress(EOFError):
         while channels:
             request = _receive(status)

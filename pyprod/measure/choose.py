@@ -84,18 +84,17 @@ class Choice:
     trust: str = "unchecked"
 
 
-def choose(measurements: Iterable[Measurement], demands: Mapping[str, float | None], prefer: str) -> list[Choice]:
+def choose(measurements: Iterable[Measurement], demands: Mapping[str, float], prefer: str) -> list[Choice]:
     """Choose in each cohort.
 
     Args:
-        demands: by name (`LIMITS`), the limit; None is no demand. "accuracy_drop" is a share of the baseline's.
+        demands: by name (`LIMITS`), the limit. "accuracy_drop" is a share of the baseline's accuracy.
         prefer: a key of `PREFERENCES`.
 
     Raises:
         PyprodError: a demand or preference is unknown.
     """
-    limits = {name: float(limit) for name, limit in demands.items() if limit is not None}
-    for name in limits:
+    for name in demands:
         if name not in LIMITS:
             raise PyprodError(f"unknown demand {name!r}; there are: {', '.join(LIMITS)}")
     if prefer not in PREFERENCES:
@@ -103,7 +102,7 @@ def choose(measurements: Iterable[Measurement], demands: Mapping[str, float | No
     measurements = list(measurements)
     record, frame = Record(measurements), summarize(measurements)
     groups = frame.groupby(COHORT, sort=True)
-    return [_choose(record, rows, "/".join(map(str, _name(key))), limits, prefer) for key, rows in groups]
+    return [_choose(record, rows, "/".join(map(str, _name(key))), demands, prefer) for key, rows in groups]
 
 
 def _name(key: Any) -> list[str]:
@@ -207,7 +206,11 @@ def _indistinct(record: Record, best: pd.Series[Any], other: pd.Series[Any], pre
     if prefer not in ("latency", "throughput"):
         return False
     first, second = (Candidate.from_id(row["candidate"]) for row in (best, other))
-    ratio = statistics.ratio(record.medians(second), record.medians(first))
+    if prefer == "latency":
+        ratio = statistics.ratio(record.medians(second), record.medians(first))
+    else:
+        rates = [{m.round: m.samples[0] for m in record.of(form, "throughput")} for form in (first, second)]
+        ratio = statistics.ratio(*rates)
     return not ratio.low > 1
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pyprod import discover
 from pyprod.train import Objective
 from pyprod.types import PyprodError
-from pyprod.workloads import Training
+from pyprod.workloads import Training, fingerprint
 
 Kind = Literal["logits", "embedding"]
 
@@ -58,7 +58,7 @@ def objective(teacher: nn.Module, data: Training, how: Distillation, cache: Path
     Raises:
         PyprodError: (when called) a module that `how` names does not exist, or shapes differ.
     """
-    teacher = teacher.eval().requires_grad_(False)
+    teacher = copy.deepcopy(teacher).eval().requires_grad_(False)  # it may be the very module that is trained
     pairs = {**how.features, **how.attention}
     known = None if pairs or _augments(data) else _outputs(teacher, data, cache)
 
@@ -127,7 +127,7 @@ def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _watched(model: nn.Module, names: object) -> Iterator[dict[str, Tensor]]:
+def _watched(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
     """Outputs of the modules of these names, once the model has run within."""
     modules, seen = dict(model.named_modules()), dict[str, Tensor]()
 
@@ -139,7 +139,7 @@ def _watched(model: nn.Module, names: object) -> Iterator[dict[str, Tensor]]:
 
     hooks = []
     try:
-        for name in names:  # type: ignore[attr-defined]
+        for name in names:
             if name not in modules:
                 raise PyprodError(discover.unknown("module", name, modules))
             hooks.append(modules[name].register_forward_hook(keep(name)))
@@ -155,7 +155,8 @@ def _augments(data: Training) -> bool:
 
 def _outputs(teacher: nn.Module, data: Training, cache: Path | None) -> Tensor:
     """The teacher's outputs of all rows; from `cache` where it has them."""
-    path = cache / f"teacher-{_digest(teacher, data)}.safetensors" if cache else None
+    key = fingerprint([*teacher.state_dict().values(), *data.inputs]) if cache else ""
+    path = cache / f"teacher-{key}.safetensors" if cache else None
     if path and path.is_file():
         known: Tensor = load_file(path)["outputs"]
         return known
@@ -169,10 +170,3 @@ def _outputs(teacher: nn.Module, data: Training, cache: Path | None) -> Tensor:
         save_file({"outputs": outputs}, part)
         part.replace(path)
     return outputs
-
-
-def _digest(teacher: nn.Module, data: Training) -> str:
-    out = hashlib.sha256()
-    for tensor in (*teacher.state_dict().values(), *data.inputs):
-        out.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return out.hexdigest()[:16]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -55,8 +55,8 @@ def apply(
     return replace(made, model=found.model, notes=(*made.notes, note))
 
 
-def _made(kind: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> Any:
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+def _made(kind: type[Any], arguments: Mapping[str, Any], where: str) -> Any:
+    known = {field.name for field in fields(kind)}
     for name in arguments:
         if name not in known:
             raise PyprodError(discover.unknown(f"argument of {where}", name, known))

@@ -36,8 +36,11 @@ def subset(model: nn.Module, stack: str, indexes: Sequence[int]) -> nn.Module:
         raise PyprodError(f"{stack} has layers 0 to {size - 1}; asked for: {', '.join(map(str, indexes)) or 'none'}")
     student = copy.deepcopy(model)
     layers = student.get_submodule(stack)
-    kept = [copy.deepcopy(layers[index]) for index in indexes]  # type: ignore[index]
-    made = type(layers)(kept) if isinstance(layers, nn.ModuleList) else nn.Sequential(*kept)
+    assert isinstance(layers, nn.ModuleList | nn.Sequential)
+    kept = [copy.deepcopy(layers[index]) for index in indexes]
+    made = nn.ModuleList(kept) if isinstance(layers, nn.ModuleList) else nn.Sequential(*kept)
+    if not stack:
+        return made
     parent, _, name = stack.rpartition(".")
     setattr(student.get_submodule(parent), name, made)
     return student

@@ -1,7 +1,8 @@
 """2:4 sparsity: of each four weights in a row at most two are not zero, as sparse tensor cores of GPUs want it.
 
-On a CPU it saves no time; the file is smaller by 7/16 where a runtime stores the two values and where they stand. On a
-GPU, PyTorch runs such layers with ``torch.sparse.to_sparse_semi_structured``: not measured yet.
+On a CPU it saves no time; where a runtime stores two values and their places for each four, a layer takes 17/32 of its
+bytes in float32, 9/16 in float16. On a GPU, PyTorch runs such layers with ``torch.sparse.to_sparse_semi_structured``:
+not measured yet.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pyprod.nn import layers
+from pyprod.nn import Range, minmax, watch
 from pyprod.types import PyprodError
 
 Observer = Literal["minmax", "percentile", "mse", "entropy"]
@@ -22,9 +22,7 @@ BINS = 2048
 #: Ranges that "mse" and "entropy" try: shares of the whole one.
 SHARES = np.linspace(0.1, 1.0, 91)
 _LEVELS = 256
-_ROWS = 16  # a pass: enough for speed, few enough for memory
 
-Range = tuple[float, float]
 Histogram = NDArray[np.float64]
 
 
@@ -44,18 +42,7 @@ def ranges(model: nn.Module, calibration: tuple[Tensor, ...], observer: Observer
     """
     if observer not in OBSERVERS:
         raise PyprodError(f"unknown observer {observer!r}; there are: {', '.join(OBSERVERS)}")
-    if not calibration or not calibration[0].shape[0]:
-        raise PyprodError("there are no calibration rows")
-    whole: dict[str, Range] = {}
-
-    def extend(name: str, x: Tensor) -> None:
-        low, high = (float(bound) for bound in x.aminmax())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise PyprodError(f"the input of {name} is not finite on the calibration rows")
-        before = whole.get(name, (0.0, 0.0))
-        whole[name] = (min(before[0], low), max(before[1], high))
-
-    _run(model, calibration, extend)
+    whole = minmax(model, calibration)
     if observer == "minmax":
         return whole
     histograms = {name: np.zeros(BINS) for name in whole}
@@ -64,7 +51,7 @@ def ranges(model: nn.Module, calibration: tuple[Tensor, ...], observer: Observer
         low, high = whole[name]
         histograms[name] += torch.histc(x.float(), BINS, low, high).numpy() if high > low else 0
 
-    _run(model, calibration, count)
+    watch(model, calibration, count)
     choose = {"percentile": percentile, "mse": least_error, "entropy": least_divergence}[observer]
     return {
         name: choose(histograms[name], whole[name]) if whole[name][0] < whole[name][1] else whole[name]
@@ -128,20 +115,3 @@ def _best(cost: Callable[[float, float], float], whole: Range) -> Range:
 def _centers(bins: int, whole: Range) -> Histogram:
     edges = np.linspace(*whole, bins + 1)
     return np.asarray((edges[1:] + edges[:-1]) / 2)
-
-
-def _run(model: nn.Module, calibration: tuple[Tensor, ...], see: Callable[[str, Tensor], None]) -> None:
-    """Run the model over all rows; `see` gets each layer's input by the layer's name."""
-
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _module, inputs: see(name, inputs[0])
-
-    found: Mapping[str, nn.Module] = dict(layers(model))
-    hooks = [layer.register_forward_pre_hook(hook(name)) for name, layer in found.items()]
-    try:
-        with torch.inference_mode():
-            for start in range(0, calibration[0].shape[0], _ROWS):
-                model(*(t[start : start + _ROWS] for t in calibration))
-    finally:
-        for handle in hooks:
-            handle.remove()

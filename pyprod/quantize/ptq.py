@@ -10,11 +10,11 @@ from typing import Literal
 from torch import nn
 
 from pyprod import discover
-from pyprod.nn import asymmetric, channel_scale, dynamic_quantspec, layers
+from pyprod.nn import dynamic_quantspec, from_ranges
 from pyprod.quantize.observe import Observer, ranges
 from pyprod.quantize.sensitivity import only
 from pyprod.step import Context, Made
-from pyprod.types import PyprodError, QuantSpec, TensorQuant
+from pyprod.types import PyprodError, QuantSpec
 from pyprod.workloads import Workload
 
 Scheme = Literal["dynamic", "static"]
@@ -58,10 +58,4 @@ def quantspec(model: nn.Module, workload: Workload, scheme: Scheme, observer: Ob
         return dynamic_quantspec(model)
     if scheme != "static":
         raise PyprodError(f"scheme is dynamic or static, not {scheme!r}")
-    found = dict(layers(model))
-    bounds = ranges(model, workload.calibration, observer)
-    weights = {
-        name: TensorQuant("per_channel", scale=tuple(channel_scale(found[name].weight.flatten(1)).tolist()))
-        for name in bounds
-    }
-    return QuantSpec(weights, {name: asymmetric(*bound) for name, bound in bounds.items()})
+    return from_ranges(model, ranges(model, workload.calibration, observer))

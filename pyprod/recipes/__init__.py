@@ -4,7 +4,7 @@ A recipe file (`pyprod.recipes.file`) says by which steps each is made; `make` r
 kept by the content of all that it depends on. `load` gives the model to whoever lowers it.
 """
 
-from pyprod.recipes.file import Demand, RecipeFile, Step, read
-from pyprod.recipes.run import check, load, make
+from pyprod.recipes.file import RecipeFile, Step, read
+from pyprod.recipes.run import check, digest_of, load, make
 
-__all__ = ["Demand", "RecipeFile", "Step", "check", "load", "make", "read"]
+__all__ = ["RecipeFile", "Step", "check", "digest_of", "load", "make", "read"]

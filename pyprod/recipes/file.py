@@ -32,10 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from pyprod import discover
+from pyprod.measure.choose import LIMITS, PREFERENCES
 from pyprod.types import PyprodError
-
-#: What a form may be preferred by.
-PREFERENCES = ("latency", "throughput", "size", "memory")
 
 
 @dataclass(frozen=True)
@@ -44,28 +42,6 @@ class Step:
 
     name: str
     arguments: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Demand:
-    """What the chosen form must keep to; None: no demand.
-
-    Attributes:
-        accuracy_drop: share of the baseline's accuracy that may be lost.
-        p50_ms, p99_ms: latency of a call at most.
-        throughput_per_s: samples per second at least.
-        size_mb: of the files that production ships.
-        memory_mb: peak resident memory.
-        speedup: over the baseline at least.
-    """
-
-    accuracy_drop: float | None = None
-    p50_ms: float | None = None
-    p99_ms: float | None = None
-    throughput_per_s: float | None = None
-    size_mb: float | None = None
-    memory_mb: float | None = None
-    speedup: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,12 +57,18 @@ class Bench:
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """The file's content; `recipes` has the steps of each by name, "base" (no steps) among them."""
+    """The file's content.
+
+    Attributes:
+        recipes: the steps of each by name, "base" (no steps) among them.
+        demands: what the chosen form must keep to, by a name of `pyprod.measure.choose.LIMITS`.
+        prefer: a name of `pyprod.measure.choose.PREFERENCES`.
+    """
 
     workload: str
     recipes: Mapping[str, Sequence[Step]]
     bench: Bench = field(default_factory=Bench)
-    demand: Demand = field(default_factory=Demand)
+    demands: Mapping[str, float] = field(default_factory=dict)
     prefer: str = "latency"
 
 
@@ -107,10 +89,10 @@ def read(path: Path) -> RecipeFile:
         raise PyprodError(f'{path} names no workload: workload = "digits"')
     _known(path, "key of [prefer]", data.get("prefer", {}), ("by",))
     prefer = data.get("prefer", {}).get("by", "latency")
-    _known(path, "preference", [prefer], PREFERENCES)
+    _known(path, "preference", [prefer], list(PREFERENCES))
     recipes = {name: _steps(path, name, table) for name, table in data.get("recipes", {}).items()}
     bench = _bench(path, data.get("bench", {}))
-    return RecipeFile(data["workload"], {"base": (), **recipes}, bench, _demand(path, data.get("require", {})), prefer)
+    return RecipeFile(data["workload"], {"base": (), **recipes}, bench, _demands(path, data.get("require", {})), prefer)
 
 
 def _steps(path: Path, name: str, table: Any) -> list[Step]:
@@ -141,22 +123,19 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _demand(path: Path, table: Mapping[str, Any]) -> Demand:
-    if isinstance(drop := table.get("accuracy_drop"), str):
+def _demands(path: Path, table: Mapping[str, Any]) -> dict[str, float]:
+    _known(path, "key of [require]", table, list(LIMITS))
+    found = {}
+    for name, value in table.items():
         try:
-            table = {**table, "accuracy_drop": float(drop.removesuffix("%")) / (100 if drop.endswith("%") else 1)}
+            found[name] = (
+                float(value.removesuffix("%")) / 100 if name == "accuracy_drop" and isinstance(value, str) else value
+            )
         except ValueError:
-            raise PyprodError(f'{path}: accuracy_drop is a share such as "0.5%", not {drop!r}') from None
-    demand: Demand = _table(path, "require", Demand, table)
-    for name, value in vars_of(demand).items():
-        if value is not None and not (isinstance(value, int | float) and value >= 0):
+            raise PyprodError(f'{path}: accuracy_drop is a share such as "0.5%", not {value!r}') from None
+        if isinstance(found[name], bool) or not isinstance(found[name], int | float) or not found[name] >= 0:
             raise PyprodError(f"{path}: {name} must be a number, at least 0, not {value!r}")
-    return demand
-
-
-def vars_of(value: Any) -> dict[str, Any]:
-    """A dataclass's fields by name, not copied."""
-    return {f.name: getattr(value, f.name) for f in fields(value)}
+    return found
 
 
 def _table(path: Path, name: str, kind: Any, table: Mapping[str, Any]) -> Any:

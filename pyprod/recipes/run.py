@@ -1,8 +1,7 @@
 """Runs the steps of recipes, keeps what each gave, and gives it back.
 
-Below the cache folder, ``recipes/steps/<digest>/`` has the model and what is known of it after a step; the digest is of
-the workload's weights, all steps so far, their code and torch's version. ``recipes/named/`` says which one a
-workload's recipe was last.
+Below the cache folder, ``recipes/steps/<digest>/`` has the model and what is known of it after a step; `_digests` says
+of what the digest is. ``recipes/named/`` says which one a workload's recipe was last.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ import hashlib
 import inspect
 import itertools
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,12 +24,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pyprod import discover, optimize, quantize, train, workloads
+from pyprod import discover, nn, optimize, quantize, train, workloads
+from pyprod.measure.store import write_atomically
 from pyprod.recipes import shapes
 from pyprod.recipes.file import Step
 from pyprod.step import Context, Made
 from pyprod.types import PyprodError, QuantSpec
-from pyprod.workloads import Workload
+from pyprod.workloads import Workload, fingerprint
 
 MODEL, ABOUT = "model.safetensors", "about.json"
 
@@ -52,16 +52,18 @@ def make(workload_name: str, name: str, steps: Sequence[Step], progress: Progres
     """
     modules = check(steps)
     workload = workloads.load(workload_name)
-    model = workload.model()
-    digests = _digests(model, modules, steps)
+    digests = _digests(workload_name, workload, steps, threads)
     root = _root() / "steps"
     done = max((i for i, digest in enumerate(digests) if (root / digest / ABOUT).is_file()), default=-1)
-    made = Made(copy.deepcopy(model)) if done < 0 else _load(root / digests[done], workload)
+    made = Made(_own(workload)) if done < 0 else _load(root / digests[done], workload)
     for i in range(done + 1, len(steps)):
         progress(f"{name}: {steps[i].name}")
         made = _run(modules[i], steps[i], made, workload, root / digests[i], threads)
     if digests:
-        _write(_name_file(workload_name, name), {"digest": digests[-1], "steps": [_plain(step) for step in steps]})
+        named = _name_file(workload_name, name)
+        named.parent.mkdir(parents=True, exist_ok=True)
+        about = {"digest": digests[-1], "steps": [_plain(step) for step in steps]}
+        write_atomically(named, json.dumps(about, indent=1) + "\n")
     return digests[-1] if digests else "base"
 
 
@@ -123,7 +125,7 @@ def _run(module: ModuleType, step: Step, made: Made, workload: Workload, target:
     part = target / f".{MODEL}"
     save_file(tensors, part)
     part.replace(target / MODEL)
-    _write(target / ABOUT, about)  # last: it says that all is there
+    write_atomically(target / ABOUT, json.dumps(about, indent=1) + "\n")  # last: it says that all is there
     shutil.rmtree(scratch, ignore_errors=True)
     return made
 
@@ -135,7 +137,7 @@ def _load(folder: Path, workload: Workload) -> Made:
     except (OSError, ValueError, SafetensorError) as error:
         raise PyprodError(f"{folder} is damaged ({error}): delete it, and it is made again") from error
     quantspec = QuantSpec.from_json(about["quantspec"]) if "quantspec" in about else None
-    return Made(shapes.restore(workload.model(), state), quantspec, tuple(about["notes"]))
+    return Made(shapes.restore(_own(workload), state), quantspec, tuple(about["notes"]))
 
 
 def _module(name: str) -> ModuleType:
@@ -159,18 +161,29 @@ def _room(module: ModuleType) -> str:
     return module.__name__.rpartition(".")[0]
 
 
-def _digests(model: torch.nn.Module, modules: Sequence[ModuleType], steps: Sequence[Step]) -> list[str]:
-    """After each step, of all that its result depends on."""
-    out = hashlib.sha256(torch.__version__.encode())
-    for key, tensor in model.state_dict().items():
-        out.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        out.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    for source in sorted(Path(train.__file__).parent.glob("*.py")):
-        out.update(source.read_bytes())
+def _own(workload: Workload) -> torch.nn.Module:
+    """The workload's model, to be changed: `Workload.model` may give the same module each time."""
+    return copy.deepcopy(workload.model())
+
+
+def _digests(workload_name: str, workload: Workload, steps: Sequence[Step], threads: int) -> list[str]:
+    """After each step, of what its result depends on.
+
+    Weights, rows and file of the workload, the steps so far, the code of all steps and of the training loop, versions,
+    threads. Rows to train on are known by the file that makes them.
+    """
+    out = hashlib.sha256(f"{workload_name} {threads} {torch.__version__} {version('torch-pruning')}".encode())
+    out.update(fingerprint([*workload.model().state_dict().values(), *workload.inputs, *workload.calibration]).encode())
+    folders = [Path(room.__path__[0]) for room in (optimize, quantize, train, nn, workloads)]
+    user, colon, _ = workload_name.rpartition(":")
+    for source in [
+        *sorted(path for folder in folders for path in folder.glob("*.py")),
+        *([Path(user)] if colon else []),
+    ]:
+        out.update(source.read_bytes() if source.is_file() else b"")
     found = []
-    for module, step in zip(modules, steps, strict=True):
-        assert module.__file__ is not None
-        out.update(json.dumps(_plain(step), sort_keys=True).encode() + Path(module.__file__).read_bytes())
+    for step in steps:
+        out.update(json.dumps(_plain(step), sort_keys=True).encode())
         found.append(out.hexdigest()[:24])
     return found
 
@@ -187,10 +200,3 @@ def _name_file(workload_name: str, name: str) -> Path:
     key = hashlib.sha256(workload_name.encode()).hexdigest()[:12]
     readable = "".join(c if c.isalnum() else "_" for c in workload_name.rpartition("/")[2])
     return _root() / "named" / f"{readable}-{key}" / f"{name}.json"
-
-
-def _write(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{os.getpid()}-{path.name}")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    part.replace(path)

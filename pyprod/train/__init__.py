@@ -7,7 +7,8 @@ Distillation is an objective, quantization-aware training a model with fake quan
 `pyprod.optimize` and `pyprod.quantize` have them. docs/training.md says what is the same after a kill and what is not.
 """
 
-from pyprod.train.loop import Callback, Diverged, Epoch, Fitted, Objective, Settings, fit, supervised
+from pyprod.train.loop import fit, supervised
 from pyprod.train.precision import PRECISIONS
+from pyprod.train.settings import Callback, Diverged, Epoch, Fitted, Objective, Settings
 
 __all__ = ["PRECISIONS", "Callback", "Diverged", "Epoch", "Fitted", "Objective", "Settings", "fit", "supervised"]

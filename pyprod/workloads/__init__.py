@@ -20,9 +20,10 @@ from types import ModuleType
 from pyprod import discover
 from pyprod.types import PyprodError, Unavailable
 from pyprod.workloads._assets import cache_dir
+from pyprod.workloads._weights import fingerprint
 from pyprod.workloads._workload import Training, Workload, from_user, training
 
-__all__ = ["About", "Training", "Workload", "cache_dir", "catalog", "known", "load", "training"]
+__all__ = ["About", "Training", "Workload", "cache_dir", "catalog", "fingerprint", "known", "load", "training"]
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -41,6 +43,15 @@ class _NoInit(TorchFunctionMode):
         if getattr(function, "__module__", "") == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         return function(*args, **kwargs)
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> str:
+    """Hexadecimal digest of shapes, dtypes and values."""
+    out = hashlib.sha256()
+    for tensor in tensors:
+        out.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        out.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return out.hexdigest()[:24]
 
 
 def install(name: str, tensors: Mapping[str, Tensor]) -> tuple[Path, bool]:

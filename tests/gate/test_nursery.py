@@ -57,6 +57,17 @@ def test_a_side_that_dies_is_told_and_the_next_pair_lives(made: Nursery, tmp_pat
         worker.close()
 
 
+def test_a_zygote_that_was_killed_has_a_successor(made: Nursery, tmp_path: Path) -> None:
+    for worker in made.fork(tmp_path, environment.allowed_cpus()).values():
+        worker.close()
+    assert made._zygote is not None
+    made._zygote._process.kill()
+    made._zygote._process.wait()
+    for worker in made.fork(tmp_path, environment.allowed_cpus()).values():
+        worker.close()
+    assert made.started == 2
+
+
 def test_what_starts_a_thread_is_not_imported_before_the_fork(
     made: Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,7 +75,7 @@ def test_what_starts_a_thread_is_not_imported_before_the_fork(
 
     def threaded(self: Any, request: Mapping[str, Any], patience: float) -> dict[str, Any]:
         answer = ask(self, request, patience)
-        return answer | {"threads": 2} if request.get("preload") else answer
+        return answer | {"started_threads": 1} if request.get("preload") else answer
 
     monkeypatch.setattr(nursery._Zygote, "ask", threaded)
     made.preload = ["html"]

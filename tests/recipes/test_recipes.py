@@ -10,20 +10,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyprod import recipes, workloads
+from pyprod import backends, recipes, workloads
 from pyprod.optimize import layers, structured
 from pyprod.recipes import Step, shapes
 from pyprod.types import PyprodError
 from pyprod.workloads import Training, Workload
 from pyprod.workloads._resnet import ResNet
+from pyprod.workloads._score import correct
 
 HERE = "tests/recipes/test_recipes.py:tiny"
 CALLS: list[str] = []
@@ -43,15 +44,9 @@ def tiny() -> Workload:
         model,
         (images[:32],),
         (images[32:48],),
-        lambda logits: workloads_score(logits, labels[:32]),
+        lambda logits: correct(logits, labels[:32]),
         training=lambda: Training(model, (images[48:],), labels[48:], F.cross_entropy, 2, 16, 0.01),
     )
-
-
-def workloads_score(logits: Tensor, labels: Tensor) -> Any:
-    from pyprod.workloads._score import correct
-
-    return correct(logits, labels)
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +84,7 @@ def test_a_recipe_file(tmp_path: Path) -> None:
     assert file.workload == "digits"
     assert list(file.recipes) == ["base", "half"]
     assert file.recipes["half"][0] == Step("structured", {"macs": 0.5})
-    assert (file.bench.batch, file.demand.accuracy_drop, file.demand.p99_ms, file.prefer) == ([1, 8], 0.005, 10, "size")
+    assert (file.bench.batch, file.demands, file.prefer) == ([1, 8], {"accuracy_drop": 0.005, "p99_ms": 10}, "size")
 
 
 @pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.toml")), ids=lambda path: path.stem)
@@ -207,8 +202,6 @@ def test_a_quantspec_is_kept_and_lowered() -> None:
     assert set(made.quantspec.weights) == {
         n for n, m in made.model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)
     }
-    from pyprod import backends
-
     example = workloads.load(HERE).example(4)
     cache = workloads.cache_dir()
     cache.mkdir(exist_ok=True)
@@ -223,6 +216,32 @@ def test_a_quantspec_is_kept_and_lowered() -> None:
         want = workloads.load(HERE).model()(*example)
     error = (runner.run(example) - want).norm() / want.norm()
     assert error < 0.2
+
+
+def test_a_workload_that_gives_one_module_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user's `(module, example)` does. The teacher is the model as it was, not the student."""
+    same = tiny().model()
+    monkeypatch.setattr(workloads, "load", lambda name: replace(tiny(), model=lambda: same))
+    before = {key: value.clone() for key, value in same.state_dict().items()}
+    steps = [Step("magnitude", {"sparsity": 0.5}), Step("finetune", {"epochs": 1, "distill": {"weight": 1.0}})]
+    recipes.make(HERE, "taught", steps, said)
+    recipes.make(HERE, "further", [*steps, Step("finetune", {"epochs": 1})], said)
+    made = recipes.load(HERE, "further", workloads.load(HERE))
+    assert not torch.equal(made.model.get_parameter("conv.weight"), before["conv.weight"])
+    assert all(torch.equal(value, before[key]) for key, value in same.state_dict().items())
+    assert all(p.requires_grad for p in same.parameters())
+    assert not any(p.grad is not None for p in same.parameters())
+
+
+def test_other_rows_are_another_model(tmp_path: Path) -> None:
+    """What a step sees is part of the digest: here the file that makes the rows."""
+    text = Path("tests/tiny.py").read_text()
+    digests = set()
+    for seed in (0, 1):
+        path = tmp_path / "w.py"
+        path.write_text(text.replace("manual_seed(0)", f"manual_seed({seed})"))
+        digests.add(recipes.make(f"{path}:build", "x", [Step("ptq", {})], said))
+    assert len(digests) == 2
 
 
 def test_a_damaged_result_is_named(cache: Path) -> None:

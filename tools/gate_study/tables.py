@@ -11,6 +11,8 @@ from scipy import stats
 
 Run = Mapping[str, Any]
 _TIMES = ("latency", "throughput")
+#: A correlation from fewer rows says nothing.
+ENOUGH_ROWS = 100
 
 
 def rate(hits: int, total: int) -> str:
@@ -140,7 +142,7 @@ def _clusters(runs: Sequence[Run]) -> list[str]:
             count = sum(map(len, parts))
             groups, rows, values = groups + len(parts), rows + 1, values + count
             squares += sum(len(part) ** 2 for part in parts) / count
-    if groups == rows or values == groups or not within:
+    if rows < ENOUGH_ROWS or not within:
         return []
     size = (values - squares) / (groups - rows)  # the mean one, weighted
     mean_between, mean_within = between / (groups - rows), within / (values - groups)
