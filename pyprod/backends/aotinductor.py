@@ -8,7 +8,8 @@ from torch import Tensor
 from pyprod.backends import Request, Runner, Variant
 from pyprod.backends._inductor import no_compiler
 from pyprod.backends._runner import Cast, TorchRunner
-from pyprod.export.aotinductor import save
+from pyprod.export.aotinductor import compile_
+from pyprod.export.quiet import quiet
 from pyprod.gpu.present import torch_device
 from pyprod.types import Unavailable
 
@@ -28,7 +29,9 @@ def prepare(request: Request) -> Runner:
     model = Cast(request.model, torch.bfloat16) if request.variant == "bf16" else request.model
     path = request.workdir / "model.pt2"
     example = tuple(t.to(request.device) for t in request.example)
-    save(model.to(request.device), example, path, request.threads)
+    with torch.no_grad(), quiet():
+        program = torch.export.export(model.to(request.device), example)
+    compile_(program, path, request.threads)
     run = torch._inductor.aoti_load_package(str(path)).loader.run
 
     def function(*inputs: Tensor) -> Tensor:

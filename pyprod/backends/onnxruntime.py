@@ -17,12 +17,13 @@ from torch import Tensor
 
 from pyprod.backends import Request, Runner, Variant
 from pyprod.backends._runner import Signature, calibration_batches, has_vnni
-from pyprod.export.onnx import cached
+from pyprod.export.shared import cached
 from pyprod.gpu.present import nvidia_gpu
 from pyprod.types import Unavailable
 
 VARIANTS = {
     "fp32": Variant("float32", "graph optimizations at their highest level"),
+    "fused": Variant("float32", "each attention one node, which the optimizations don't find in today's exports"),
     "fp16": Variant("float16", "weights and activations in float16 (CUDA)"),
     "int8_dynamic": Variant("int8", "weights per channel, activations per tensor with scales found at run time"),
     "int8_static": Variant("int8", "QDQ: weights per channel, activations per tensor with calibrated scales"),
@@ -56,7 +57,11 @@ def prepare(request: Request) -> Runner:
     """A session over the model's ONNX file, converted as the variant says."""
     exported = cached(request.model, request.example, request.cache)
     path, notes = exported.path, exported.notes
-    if request.variant != "fp32":
+    if request.variant == "fused":
+        if exported.fused is None:
+            raise Unavailable("the model has no attention that can be fused", "use onnxruntime.fp32")
+        path = exported.fused
+    elif request.variant != "fp32":
         path = request.workdir / f"{request.variant}.onnx"
         notes += {"fp16": _to_fp16, "int8_dynamic": _to_int8_dynamic, "int8_static": _to_int8_static}[request.variant](
             exported.path, path, request

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pyprod.backends import Request, Runner, Variant
 from pyprod.backends._runner import RELU_HIDES_NAN, Signature, calibration_batches, cpu_flags
-from pyprod.export.onnx import cached
+from pyprod.export.shared import cached
 from pyprod.types import Unavailable
 
 os.environ.setdefault("NNCF_CI", "1")  # or it sends usage statistics over the network, while others are timed

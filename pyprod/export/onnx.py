@@ -1,181 +1,48 @@
-"""Module -> ONNX file, by torch.export and the modern exporter; one export serves every candidate of a run."""
+"""ONNX in the standard's own operators: float32, for any runtime."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import inspect
-import json
-import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import onnx
-import torch
-from torch import Tensor, nn
+import onnxruntime
+from torch.export import ExportedProgram
 
-from pyprod.export.quiet import quiet
-from pyprod.types import PyprodError
+from pyprod.export import onnx_file, onnx_runtimes
+from pyprod.export.order import Order, Reader, Written
+from pyprod.export.program import Traced, trace
 
-#: onnxruntime's quantizer, OpenVINO and NNCF all read it; 23 adds a fused Attention that none of them quantizes.
-OPSET = 20
-
-#: A protobuf message can't exceed 2 GiB; the graph itself is given 16 MiB of it.
-_WEIGHTS_LIMIT = 2**31 - 2**24
+SUFFIX = ".onnx"
 
 
-@dataclass(frozen=True)
-class Exported:
-    """An ONNX file.
-
-    Attributes:
-        path: the file, weights included.
-        seconds: what the export took, in whichever process made it.
-        borrowed_s: `seconds` less what this process spent on exporting, or on waiting for another to do it.
-        static_batch: why the batch is fixed to the example's; empty when any batch runs.
-    """
-
-    path: Path
-    seconds: float
-    borrowed_s: float = field(compare=False)
-    static_batch: str = ""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of the table must know about the file."""
-        shared = f"ONNX export: {self.seconds:.1f} s of the build, done once for all ONNX candidates"
-        return (shared, f"static batch: {self.static_batch}") if self.static_batch else (shared,)
+def write(order: Order, path: Path) -> Written:
+    """Write `path`, and ``PATH.data`` where weights are kept apart."""
+    traced = trace(order.model, order.example, order.dimensions)
+    made = onnx_file.convert(traced, order.opset)
+    onnx_file.label(made.model, order.metadata)
+    onnx_file.save(made.model, path, order.external_data)
+    return _written(order, path, traced, made.program)
 
 
-def cached(model: nn.Module, example: tuple[Tensor, ...], cache: Path) -> Exported:
-    """The model's ONNX file in `cache`: exported by the first process that asks, awaited by the others.
-
-    Args:
-        model: float32 module in eval mode on the CPU.
-        example: inputs, batch first; the file takes any batch unless the model forbids it.
-        cache: folder shared by all candidates of a run.
-    """
-    start = time.perf_counter()
-    key = digest(model, example)
-    with _locked(cache / f"{key}.lock"):
-        record = cache / f"{key}.json"  # written last: a file that it does not name may have lost its maker
-        known: dict[str, Any] = (
-            json.loads(record.read_text()) if record.exists() else {"seconds": {}, "static_batch": ""}
-        )
-        dynamic, static = cache / f"{key}.onnx", cache / f"{key}-b{example[0].shape[0]}.onnx"
-        path = dynamic if dynamic.name in known["seconds"] else static
-        if path.name not in known["seconds"]:
-            for partial in cache.glob(f".*-{key}*"):  # of a process that was killed while it held the lock
-                partial.unlink()
-            program, reason = trace(model, example, known["static_batch"])
-            path = static if reason else dynamic
-            write(program, path, dynamic_batch=not reason)
-            seconds = known["seconds"] | {path.name: time.perf_counter() - start}
-            known = {"seconds": seconds, "static_batch": reason}
-            _replace(record, json.dumps(known))
-        took = known["seconds"][path.name]
-        return Exported(path, took, took - (time.perf_counter() - start), known["static_batch"])
+def readers(order: Order, path: Path) -> dict[str, Reader]:
+    """ONNX Runtime with and without its optimizations, OpenVINO."""
+    return onnx_runtimes.readers(path, order.threads)
 
 
-def trace(
-    model: nn.Module, example: tuple[Tensor, ...], static_batch: str = ""
-) -> tuple[torch.export.ExportedProgram, str]:
-    """The model as a program with a dynamic batch dimension, or, where it has none, with the example's batch.
-
-    Args:
-        model: float32 module in eval mode on the CPU.
-        example: inputs, batch first.
-        static_batch: a reason known from before not to try a dynamic batch; empty to try.
-
-    Returns:
-        The program, and why its batch is static (empty when it is dynamic).
-    """
-    with torch.no_grad(), quiet():
-        if not static_batch:
-            rows = torch.arange(2) % example[0].shape[0]  # a batch of 1 would be taken for a constant
-            batch = torch.export.Dim("batch", min=1)
-            try:
-                pair = tuple(t[rows] for t in example)
-                return torch.export.export(model, pair, dynamic_shapes=tuple({0: batch} for _ in example)), ""
-            except Exception as error:  # whatever the model's own code raises under symbolic shapes
-                static_batch = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        return torch.export.export(model, example), static_batch
-
-
-def write(program: torch.export.ExportedProgram, path: Path, dynamic_batch: bool) -> None:
-    """Convert a program to ONNX and put it at `path` atomically, checked by onnx.checker.
-
-    A dynamic batch dimension is named "batch", so that a runtime can be told its value.
+def reopen(order: Order, path: Path) -> Written:
+    """What `write` returned when it wrote this file.
 
     Raises:
-        PyprodError: the weights exceed what one ONNX file can hold.
+        PyprodError: it can't be read.
     """
-    weights = sum(t.numel() * t.element_size() for t in program.state_dict.values())
-    if weights > _WEIGHTS_LIMIT:
-        raise PyprodError(f"{weights / 1e9:.1f} GB of weights: one ONNX file holds 2.1 GB; use another backend")
-    names = tuple({0: "batch"} for _ in program.example_inputs[0]) if dynamic_batch else None
-    with quiet():
-        onnx_program = torch.onnx.export(
-            program, (), dynamo=True, opset_version=OPSET, verbose=False, dynamic_shapes=names
-        )
-    assert onnx_program is not None
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    onnx_program.save(str(temporary), external_data=False)
-    onnx.checker.check_model(str(temporary))
-    temporary.replace(path)
+    onnx_file.load(path)
+    traced = trace(order.model, order.example, order.dimensions)
+    return _written(order, path, traced, onnx_file.convert(traced, order.opset).program)
 
 
-def digest(model: nn.Module, example: tuple[Tensor, ...]) -> str:
-    """Hexadecimal key of everything the exported file depends on but the batch.
-
-    Weights and buffers, module types with their options and scalar attributes, the source files that define them,
-    the inputs' shapes beyond the batch, and torch's version.
-    """
-    out = hashlib.sha256(f"{torch.__version__} opset {OPSET}".encode())
-    for tensor in example:
-        out.update(f"{tuple(tensor.shape[1:])} {tensor.dtype}".encode())
-    sources = set()
-    for name, module in model.named_modules():
-        scalars = {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str | tuple | None)}
-        out.update(f"{name} {type(module).__qualname__} {module.extra_repr()} {sorted(scalars.items())}".encode())
-        sources.add(_source(type(module)))
-    for name, tensor in _tensors(model):
-        out.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        out.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    for source in sorted(sources):
-        out.update(source)
-    return out.hexdigest()[:32]
-
-
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
-
-
-def _source(kind: type) -> bytes:
-    """The file that defines a class; torch's own are covered by its version."""
-    if kind.__module__.partition(".")[0] == "torch":
-        return b""
-    try:
-        return Path(inspect.getfile(kind)).read_bytes()
-    except (OSError, TypeError):  # defined in a session or a string: no file
-        return kind.__qualname__.encode()
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock between processes; the system releases it when a process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _written(order: Order, path: Path, traced: Traced, program: ExportedProgram) -> Written:
+    facts = {
+        "opset": order.opset,
+        "onnxruntime": onnxruntime.__version__,
+        "nodes": onnx_runtimes.optimized_nodes(path, order.threads),
+    }
+    return Written(traced.axes, traced.fixed, facts, program)

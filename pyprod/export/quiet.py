@@ -18,8 +18,8 @@ _KNOWN: tuple[tuple[str, type[Warning]], ...] = (
     (r"TypedStorage is deprecated", UserWarning),
     # torch.export through copyreg, by torch's own use of its deprecated class.
     (r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning),
-    # torch.onnx: all inputs share the batch dimension by design, and so its name.
-    (r"# The axis name: batch will not be used", UserWarning),
+    # torch.onnx: all inputs share the batch and what else is open by design, and so the name.
+    (r"# The axis name: \w+ will not be used", UserWarning),
 )
 
 

@@ -1,4 +1,4 @@
-"""Module -> TorchScript file, traced. Deprecated in PyTorch, and still what many fleets run."""
+"""TorchScript, traced: runs without Python. Deprecated in PyTorch since 2.9, and still what many fleets run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,43 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pyprod.export.order import Order, Reader, Written
+from pyprod.export.program import all_axes
 from pyprod.export.quiet import quiet
 
+SUFFIX = ".pt"
 
-def save(model: nn.Module, example: tuple[Tensor, ...], path: Path, frozen: bool = False) -> None:
+
+def write(order: Order, path: Path) -> Written:
+    """Write `path`; a trace keeps what forward decides in Python, so that open sizes are checked and not promised."""
+    extra = dict(order.metadata)
+    save(order.model, order.example, path, extra=extra)
+    return Written(all_axes(order.example, order.dimensions))
+
+
+def readers(order: Order, path: Path) -> dict[str, Reader]:
+    """The file, loaded without the model's Python code; as it is and frozen."""
+    with quiet():
+        modules = {"torch.jit": load(path, "cpu"), "torch.jit, frozen": torch.jit.freeze(load(path, "cpu"))}
+
+    def reader(module: torch.jit.ScriptModule) -> Reader:
+        def read(inputs: tuple[Tensor, ...]) -> Tensor:
+            with torch.no_grad():
+                output: Tensor = module(*inputs)
+            return output
+
+        return read
+
+    return {name: reader(module) for name, module in modules.items()}
+
+
+def save(
+    model: nn.Module,
+    example: tuple[Tensor, ...],
+    path: Path,
+    frozen: bool = False,
+    extra: dict[str, str] | None = None,
+) -> None:
     """Trace the model on `example` and save it at `path`.
 
     Args:
@@ -18,13 +51,14 @@ def save(model: nn.Module, example: tuple[Tensor, ...], path: Path, frozen: bool
         example: inputs of the shapes that will run.
         path: the .pt file to write, atomically.
         frozen: make weights constants and fold what then is constant.
+        extra: files to put beside the code, by name: `torch.jit.load(..., _extra_files=)` reads them.
     """
     with quiet(), torch.no_grad():
         traced = torch.jit.trace(model, example, check_trace=False)  # type: ignore[no-untyped-call]
         if frozen:
             traced = torch.jit.freeze(traced.eval())
         temporary = path.with_name(f".{path.name}")
-        torch.jit.save(traced, str(temporary))
+        torch.jit.save(traced, str(temporary), _extra_files=extra or {})
     temporary.replace(path)
 
 

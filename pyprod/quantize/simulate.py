@@ -43,6 +43,16 @@ def simulated(model: nn.Module, quantspec: QuantSpec) -> Iterator[None]:
             action()
 
 
+def simulation(model: nn.Module, quantspec: QuantSpec) -> nn.Module:
+    """The model itself, changed for good to compute as in integers.
+
+    Raises:
+        PyprodError: see `simulated`.
+    """
+    simulated(model, quantspec).__enter__()
+    return model
+
+
 def fake_quantized_weight(weight: Tensor, quant: TensorQuant) -> Tensor:
     """The values that a weight's integers stand for, ``[N, ...]``."""
     rows, most = weight.flatten(1), 2 ** (quant.bits - 1) - 1

@@ -21,9 +21,20 @@ from pyprod import discover
 from pyprod.types import PyprodError, Unavailable
 from pyprod.workloads._assets import cache_dir
 from pyprod.workloads._weights import fingerprint
-from pyprod.workloads._workload import Training, Workload, from_user, training
+from pyprod.workloads._workload import Dimension, Training, Workload, from_user, training
 
-__all__ = ["About", "Training", "Workload", "cache_dir", "catalog", "fingerprint", "known", "load", "training"]
+__all__ = [
+    "About",
+    "Dimension",
+    "Training",
+    "Workload",
+    "cache_dir",
+    "catalog",
+    "fingerprint",
+    "known",
+    "load",
+    "training",
+]
 
 
 @dataclass(frozen=True)

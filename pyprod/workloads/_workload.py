@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -48,6 +48,22 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Dimension:
+    """A dimension of the inputs, beside the batch, whose size the model leaves open.
+
+    Attributes:
+        name: "sequence".
+        axes: where it is: position of the input, axis.
+        least, most: sizes that the model takes; `most` None: any.
+    """
+
+    name: str
+    axes: tuple[tuple[int, int], ...]
+    least: int = 1
+    most: int | None = None
+
+
+@dataclass(frozen=True)
 class Workload:
     """A model and everything needed to run, calibrate and score it.
 
@@ -63,6 +79,8 @@ class Workload:
         unit: what one row is: "text", "image", "row", "sequence".
         tokens_per_sample: for sequence models, tokens in one row: throughput is also given in tokens/s.
         training: what `model` can be trained on further; None where there are no such rows.
+        dimensions: sizes of the inputs that an exported file shall leave open, beside the batch.
+        metadata: what a user of an exported file must know, and finds in it: labels, preprocessing.
     """
 
     model: Callable[[], nn.Module]
@@ -73,6 +91,8 @@ class Workload:
     unit: str = "sample"
     tokens_per_sample: int | None = None
     training: Callable[[], Training] | None = None
+    dimensions: tuple[Dimension, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def example(self, batch: int) -> tuple[Tensor, ...]:
         """The first `batch` rows of `inputs`, contiguous; rows repeat when the set is smaller than the batch."""

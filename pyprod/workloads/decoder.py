@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pyprod.workloads import Workload, _llama, _smollm
+from pyprod.workloads import Dimension, Workload, _llama, _smollm
 from pyprod.workloads._weights import restore
 
 LENGTH = 128
@@ -29,4 +29,6 @@ def build() -> Workload:
         reduce=reduce,
         unit="sequence",
         tokens_per_sample=LENGTH,
+        dimensions=(Dimension("sequence", ((0, 1),), most=LENGTH),),
+        metadata={"preprocessing": "tokenizer.json of HuggingFaceTB/SmolLM2-135M", "output": "logits"},
     )

@@ -30,6 +30,7 @@ def build() -> Workload:
         score=lambda logits: correct(logits, labels[TRAIN_ROWS:]),
         unit="image",
         training=training,
+        metadata={"preprocessing": "gray values from 0 to 1 (ink is 1)", "output": "logits", "labels": "0 to 9"},
     )
 
 

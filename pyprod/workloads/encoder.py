@@ -27,6 +27,8 @@ def build() -> Workload:
         score=lambda outputs: similarity(outputs, human),
         unit="text",
         tokens_per_sample=LENGTH,
+        dimensions=(_bert.SEQUENCE,),
+        metadata={**_bert.METADATA, "output": "embedding of length 1: texts are as similar as their dot product"},
     )
 
 

@@ -66,6 +66,11 @@ def build() -> Workload:
         score=lambda logits: correct(logits, labels[:SCORED_ROWS]),
         unit="image",
         training=training,
+        metadata={
+            "preprocessing": "(gray / 255 - 0.2860) / 0.3530",
+            "output": "logits",
+            "labels": "T-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot",
+        },
     )
 
 

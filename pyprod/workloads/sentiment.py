@@ -64,6 +64,8 @@ def build() -> Workload:
         unit="text",
         tokens_per_sample=LENGTH,
         training=lambda: _further(rows),
+        dimensions=(_bert.SEQUENCE,),
+        metadata={**_bert.METADATA, "output": "logits", "labels": "negative, positive"},
     )
 
 

@@ -54,6 +54,7 @@ def build() -> Workload:
         score=lambda logits: ranking(logits, rows["late"], rows["day"]),
         unit="row",
         training=training,
+        metadata={"preprocessing": "_tensors of pyprod/workloads/tabular.py", "output": "logit of a delay"},
     )
 
 

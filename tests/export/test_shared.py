@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyprod.export.onnx import Exported, cached, digest
+from pyprod.export.shared import Exported, cached, digest
 
 
 class Small(nn.Module):

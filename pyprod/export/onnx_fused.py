@@ -1,0 +1,38 @@
+"""ONNX for ONNX Runtime alone: as `onnx`, each attention one node of its own (com.microsoft.MultiHeadAttention)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pyprod.export import onnx_file, onnx_runtimes
+from pyprod.export.onnx_attention import fuse_attention
+from pyprod.export.order import Order, Reader, Written
+from pyprod.export.program import trace
+from pyprod.types import Unavailable
+
+SUFFIX = ".fused.onnx"
+
+
+def write(order: Order, path: Path) -> Written:
+    """Write `path`.
+
+    Raises:
+        Unavailable: the model has no attention that is fused so.
+    """
+    traced = trace(order.model, order.example, order.dimensions)
+    model, program = onnx_file.convert(traced, order.opset)
+    fused, found = fuse_attention(model, program)
+    if not fused:
+        raise Unavailable(f"none of the model's {found} attentions can be fused", "use the format onnx")
+    onnx_file.label(model, order.metadata)
+    onnx_file.save(model, path, order.external_data)
+    facts = {"attention": f"{fused} of {found} fused", "nodes": onnx_runtimes.optimized_nodes(path, order.threads)}
+    return Written(traced.axes, traced.fixed, {"opset": order.opset, **facts})
+
+
+def readers(order: Order, path: Path) -> dict[str, Reader]:
+    """ONNX Runtime with and without its optimizations."""
+    return {
+        "onnxruntime": onnx_runtimes.onnxruntime(path, order.threads),
+        "onnxruntime (no optimization)": onnx_runtimes.onnxruntime(path, order.threads, "none"),
+    }

@@ -1,0 +1,88 @@
+"""What runs an ONNX file here, each runtime as a function from tensors to a tensor."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from torch import Tensor
+
+from pyprod.export.order import Reader
+
+LEVELS = {
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+
+def onnxruntime(path: Path, threads: int, level: str = "all") -> Reader:
+    """ONNX Runtime's CPU provider at a level of graph optimization."""
+    session = ort.InferenceSession(str(path), _options(threads, level), providers=["CPUExecutionProvider"])
+    names = [node.name for node in session.get_inputs()]
+
+    def read(inputs: tuple[Tensor, ...]) -> Tensor:
+        feeds = {name: t.contiguous().numpy() for name, t in zip(names, inputs, strict=True)}
+        return torch.from_numpy(session.run(None, feeds)[0])
+
+    return read
+
+
+def optimized_nodes(path: Path, threads: int) -> dict[str, Mapping[str, int]]:
+    """Node types that ONNX Runtime is left with, by level of optimization; what the file itself has as "file"."""
+    found: dict[str, Mapping[str, int]] = {"file": _count(path)}
+    for level in LEVELS:
+        with TemporaryDirectory() as folder:
+            options = _options(threads, level)
+            options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+            ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            found[level] = _count(Path(options.optimized_model_filepath))
+    return found
+
+
+def openvino(path: Path, threads: int) -> Reader | None:
+    """OpenVINO's CPU plugin, held to float32; None where it is not installed."""
+    if importlib.util.find_spec("openvino") is None:
+        return None
+    import openvino as ov
+
+    config = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": ov.Type.f32}
+    model = ov.Core().compile_model(path, "CPU", config)
+
+    def read(inputs: tuple[Tensor, ...]) -> Tensor:
+        outputs = model([t.contiguous().numpy() for t in inputs])
+        return torch.from_numpy(np.array(outputs[0]))
+
+    return read
+
+
+def readers(path: Path, threads: int) -> dict[str, Reader]:
+    """ONNX Runtime with and without its optimizations, and OpenVINO."""
+    found = {
+        "onnxruntime": onnxruntime(path, threads),
+        "onnxruntime (no optimization)": onnxruntime(path, threads, "none"),
+    }
+    other = openvino(path, threads)
+    return found | ({"openvino": other} if other else {})
+
+
+def _options(threads: int, level: str) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what it can't run it raises
+    options.graph_optimization_level = LEVELS[level]
+    return options
+
+
+def _count(path: Path) -> Mapping[str, int]:
+    graph = onnx.load(path, load_external_data=False).graph
+    return dict(Counter(node.op_type for node in graph.node).most_common())

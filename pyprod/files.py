@@ -1,0 +1,132 @@
+"""A workload's recipe as files for production, each held against the model before it gets its name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pyprod import __version__, discover, recipes, workloads
+from pyprod.export import deliver, onnx_file, parity
+from pyprod.export.deliver import Check, Delivery, Rejected
+from pyprod.export.order import Order
+from pyprod.quantize.simulate import simulation
+from pyprod.step import Made
+from pyprod.types import PyprodError, Unavailable
+from pyprod.workloads import Workload, fingerprint
+
+Progress = Callable[[str], None]
+
+#: Formats whose file computes in integers: held against the model with its rounding simulated.
+_INTEGERS = {"onnx_qdq"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How files are written and checked.
+
+    Attributes:
+        opset: of ONNX.
+        fixed: leave no dimension open but the batch.
+        external_data: weights of ONNX files in files of their own; None: where one file can't hold them.
+        rows: real rows that runtimes are compared on.
+        shapes: random inputs of random sizes that they are compared on.
+        threads: CPU threads.
+    """
+
+    opset: int = onnx_file.OPSET
+    fixed: bool = False
+    external_data: bool | None = None
+    rows: int = 64
+    shapes: int = 20
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one format: a file, a file that was rejected, or why there is none.
+
+    Attributes:
+        delivery: None where there is no file.
+        unsuited: the format can't hold this model, and nothing went wrong.
+    """
+
+    format: str
+    delivery: Delivery | None
+    problem: str = ""
+    unsuited: bool = False
+
+
+def write(
+    workload_name: str, recipe: str, formats: Sequence[str], out: Path, settings: Settings, progress: Progress
+) -> list[Outcome]:
+    """Write a recipe's model in each format; one that fails does not keep the others.
+
+    Raises:
+        PyprodError: there is no such workload, recipe or format.
+    """
+    known = deliver.formats()
+    for name in formats:
+        if name not in known:
+            raise PyprodError(discover.unknown("format", name, known))
+    workload = workloads.load(workload_name)
+    order, made = _order(workload_name, recipe, workload, settings)
+    stem = workload_name.rpartition("/")[2].partition(".py:")[0] + ("" if recipe == "base" else f".{recipe}")
+    found = []
+    for name in formats:
+        path = out / f"{stem}{known[name].SUFFIX}"
+        try:
+            check = _check(name, workload, made, settings)
+            found.append(Outcome(name, deliver.deliver(order, name, path, check, progress)))
+        except Rejected as rejected:
+            found.append(Outcome(name, rejected.delivery, str(rejected)))
+        except PyprodError as error:
+            found.append(Outcome(name, None, str(error), isinstance(error, Unavailable)))
+    return found
+
+
+def check(workload_name: str, recipe: str, path: Path, settings: Settings, progress: Progress) -> Delivery:
+    """Hold an ONNX file that is there already against the model.
+
+    Raises:
+        PyprodError: it can't be read, or was made from another model.
+    """
+    workload = workloads.load(workload_name)
+    onnx_file.load(path)  # before minutes of work
+    order, made = _order(workload_name, recipe, workload, settings)
+    return deliver.examine(order, "onnx", path, _check("onnx", workload, made, settings), progress)
+
+
+def _order(workload_name: str, recipe: str, workload: Workload, settings: Settings) -> tuple[Order, Made]:
+    made = Made(workload.model()) if recipe == "base" else recipes.load(workload_name, recipe, workload)
+    about = {
+        "producer": f"pyprod {__version__}",
+        "workload": workload_name,
+        "recipe": recipe,
+        "weights": fingerprint(made.model.state_dict().values()),
+        "torch": torch.__version__,
+    }
+    order = Order(
+        model=made.model,
+        example=workload.example(2),
+        dimensions=() if settings.fixed else tuple(workload.dimensions),
+        quantspec=made.quantspec,
+        metadata={**about, **workload.metadata},
+        opset=settings.opset,
+        external_data=settings.external_data,
+        threads=settings.threads,
+    )
+    return order, made
+
+
+def _check(name: str, workload: Workload, made: Made, settings: Settings) -> Check:
+    integers = name in _INTEGERS and made.quantspec is not None
+    reference = made.model
+    if integers:
+        assert made.quantspec is not None
+        reference = simulation(copy.deepcopy(made.model), made.quantspec)
+    tolerance = parity.INT8 if integers else parity.FLOAT32
+    return Check(workload.inputs, reference, settings.rows, settings.shapes, tolerance)
