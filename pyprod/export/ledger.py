@@ -84,7 +84,7 @@ class Ledger:
 
     @property
     def faults(self) -> tuple[Step, ...]:
-        """Steps that differ, the first that the file computes first; those that come to nothing because of another not."""
+        """Steps that differ, the first that the file computes first; not what another kept from being computed."""
         return tuple(step for step in self.steps if not step.agrees and step.problem != _NOT_REACHED)
 
     @property

@@ -27,11 +27,14 @@ def fuse_attention(model: onnx.ModelProto, program: torch.export.ExportedProgram
         How many were replaced, and how many there are.
     """
     found = [node for node in program.graph.nodes if node.target is _ATTENTION]
-    replaced = 0
+    signature, replaced = program.graph_signature, 0
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}  # the file has these by their own names
     for node in found:
         nodes = list(_replacement(model, node))
         replaced += bool(nodes)
         if nodes:
+            for made in nodes:
+                made.input[:] = [names.get(name, name) for name in made.input]
             _swap(model, node.name, nodes)
     if replaced:
         model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))

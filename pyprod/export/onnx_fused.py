@@ -32,7 +32,4 @@ def write(order: Order, path: Path) -> Written:
 
 def readers(order: Order, path: Path) -> dict[str, Reader]:
     """ONNX Runtime with and without its optimizations."""
-    return {
-        "onnxruntime": onnx_runtimes.onnxruntime(path, order.threads),
-        "onnxruntime (no optimization)": onnx_runtimes.onnxruntime(path, order.threads, "none"),
-    }
+    return onnx_runtimes.onnxruntime_readers(path, order.threads)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -37,21 +38,23 @@ def onnxruntime(path: Path, threads: int, level: str = "all") -> Reader:
 
 
 def optimized_nodes(path: Path, threads: int) -> dict[str, Mapping[str, int]]:
-    """Node types that ONNX Runtime is left with, by level of optimization; what the file itself has as "file"."""
+    """Node types that ONNX Runtime is left with, by level of optimization; what the file itself has as "file".
+
+    Levels at which it does not take the file are left out: the comparison says why.
+    """
     found: dict[str, Mapping[str, int]] = {"file": _count(path)}
     for level in LEVELS:
         with TemporaryDirectory() as folder:
             options = _options(threads, level)
             options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-            ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            found[level] = _count(Path(options.optimized_model_filepath))
+            with contextlib.suppress(Exception):  # onnxruntime's errors have no common base
+                ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+                found[level] = _count(Path(options.optimized_model_filepath))
     return found
 
 
-def openvino(path: Path, threads: int) -> Reader | None:
-    """OpenVINO's CPU plugin, held to float32; None where it is not installed."""
-    if importlib.util.find_spec("openvino") is None:
-        return None
+def openvino(path: Path, threads: int) -> Reader:
+    """OpenVINO's CPU plugin, held to float32."""
     import openvino as ov
 
     config = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": ov.Type.f32}
@@ -66,12 +69,31 @@ def openvino(path: Path, threads: int) -> Reader | None:
 
 def readers(path: Path, threads: int) -> dict[str, Reader]:
     """ONNX Runtime with and without its optimizations, and OpenVINO."""
-    found = {
-        "onnxruntime": onnxruntime(path, threads),
-        "onnxruntime (no optimization)": onnxruntime(path, threads, "none"),
+    found = onnxruntime_readers(path, threads)
+    if importlib.util.find_spec("openvino") is not None:
+        found["openvino"] = _opened(lambda: openvino(path, threads))
+    return found
+
+
+def onnxruntime_readers(path: Path, threads: int) -> dict[str, Reader]:
+    """ONNX Runtime with and without its optimizations."""
+    return {
+        "onnxruntime": _opened(lambda: onnxruntime(path, threads)),
+        "onnxruntime (no optimization)": _opened(lambda: onnxruntime(path, threads, "none")),
     }
-    other = openvino(path, threads)
-    return found | ({"openvino": other} if other else {})
+
+
+def _opened(opener: Callable[[], Reader]) -> Reader:
+    """The reader; where a runtime does not take the file, one that says why at each call: that is a result, too."""
+    try:
+        return opener()
+    except Exception as error:
+        reason = error
+
+    def refuse(inputs: tuple[Tensor, ...]) -> Tensor:
+        raise reason
+
+    return refuse
 
 
 def _options(threads: int, level: str) -> ort.SessionOptions:

@@ -26,17 +26,9 @@ def simulated(model: nn.Module, quantspec: QuantSpec) -> Iterator[None]:
     Raises:
         PyprodError: a name is no nn.Linear or nn.Conv2d of the model, or a scheme is not known.
     """
-    found = dict(layers(model))
     undo: list[Callable[[], None]] = []
     try:
-        for name, quant in quantspec.weights.items():
-            if name not in found:
-                raise PyprodError(discover.unknown("linear layer or convolution", name, found))
-            layer = found[name]
-            undo.append(_restore(layer, layer.weight.data))
-            layer.weight.data = fake_quantized_weight(layer.weight.data, quant)
-            if (activation := quantspec.activations.get(name)) is not None:
-                undo.append(layer.register_forward_pre_hook(_hook(activation)).remove)
+        _simulate(model, quantspec, undo)
         yield
     finally:
         for action in reversed(undo):
@@ -49,8 +41,20 @@ def simulation(model: nn.Module, quantspec: QuantSpec) -> nn.Module:
     Raises:
         PyprodError: see `simulated`.
     """
-    simulated(model, quantspec).__enter__()
+    _simulate(model, quantspec, [])
     return model
+
+
+def _simulate(model: nn.Module, quantspec: QuantSpec, undo: list[Callable[[], None]]) -> None:
+    found = dict(layers(model))
+    for name, quant in quantspec.weights.items():
+        if name not in found:
+            raise PyprodError(discover.unknown("linear layer or convolution", name, found))
+        layer = found[name]
+        undo.append(_restore(layer, layer.weight.data))
+        layer.weight.data = fake_quantized_weight(layer.weight.data, quant)
+        if (activation := quantspec.activations.get(name)) is not None:
+            undo.append(layer.register_forward_pre_hook(_hook(activation)).remove)
 
 
 def fake_quantized_weight(weight: Tensor, quant: TensorQuant) -> Tensor:
