@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyprod import bench, recipes, workloads
+from pyprod import bench, files, recipes, workloads
 from pyprod.measure import choose, heat, store
 from pyprod.measure.choose import Choice
 from pyprod.measure.heat import Settings
@@ -17,6 +17,7 @@ from pyprod.recipes import RecipeFile
 from pyprod.types import Candidate, Measurement, PyprodError
 
 CHOICE = "choice.json"
+FILES = "files"
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,14 @@ class Shipped:
         choices: one per batch and thread count.
         digests: by recipe, the digest of its model.
         failed: by recipe that could not be made, why.
+        files: what was written of the chosen recipes, by recipe; a row per format.
     """
 
     record: Path
     choices: Sequence[Choice]
     digests: Mapping[str, str]
     failed: Mapping[str, str]
+    files: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
 
 def ship(file: RecipeFile, out: Path, progress: heat.Progress, settings: Settings | None = None) -> Shipped:
@@ -57,7 +60,9 @@ def ship(file: RecipeFile, out: Path, progress: heat.Progress, settings: Setting
         bench.resume(record, progress)
         before = store.read(record)
     choices = choose.choose(before.measurements, file.demands, file.prefer)
-    found = Shipped(record, choices, digests, failed)
+    chosen = {Candidate.from_id(choice.chosen).recipe for choice in choices if choice.chosen}
+    written = {name: _write(file, name, digests[name], record, progress) for name in sorted(chosen) if file.formats}
+    found = Shipped(record, choices, digests, failed, written)
     store.write_atomically(record / CHOICE, json.dumps(to_json(found, file), indent=1) + "\n")
     return found
 
@@ -73,7 +78,32 @@ def to_json(found: Shipped, file: RecipeFile) -> dict[str, Any]:
         "require": dict(file.demands),
         "prefer": file.prefer,
         "choices": [asdict(choice) for choice in found.choices],
+        "files": dict(found.files),
     }
+
+
+def _write(file: RecipeFile, name: str, digest: str, record: Path, progress: heat.Progress) -> list[dict[str, Any]]:
+    """The recipe's files in the record, a row each; not written again if they are there, of this very model."""
+    folder = record / FILES
+    known = folder / f".{name}-{digest}.json"
+    if known.is_file():
+        rows: list[dict[str, Any]] = json.loads(known.read_text())
+        whole = all(not row["file"] or (folder / row["file"]).is_file() for row in rows)
+        if whole and [row["format"] for row in rows] == list(file.formats):
+            return rows
+    outcomes = files.write(file.workload, name, file.formats, folder, files.Settings(), progress.step)
+    rows = [
+        {
+            "format": outcome.format,
+            "problem": outcome.problem,
+            "file": outcome.delivery.path.name if outcome.delivery and not outcome.problem else "",
+            "sha256": outcome.delivery.facts["sha256"] if outcome.delivery else "",
+        }
+        for outcome in outcomes
+    ]
+    folder.mkdir(exist_ok=True)
+    store.write_atomically(known, json.dumps(rows, indent=1) + "\n")
+    return rows
 
 
 def _make_all(file: RecipeFile, progress: heat.Progress) -> tuple[dict[str, str], dict[str, str]]:

@@ -22,6 +22,8 @@ steps = [{{ step = "layers", stack = "nothing", keep = [0] }}]
 [bench]
 backends = ["eager.fp32", "torchscript.traced"]
 rounds = 5
+[export]
+formats = ["safetensors"]
 [require]
 DEMAND
 """
@@ -55,6 +57,8 @@ def test_ship_and_ship_again(tmp_path: Path) -> None:
     assert (record / "report.html").is_file()
     notes = [m.context["notes"] for m in store.read(record).measurements if m.metric == "build_time"]
     assert any("30% of the weights are zero" in " ".join(note) for note in notes)
+    ((row,),) = found["files"].values()
+    assert (record / "files" / row["file"]).is_file()
 
     started = time.monotonic()
     again = ship(tmp_path, "size_mb = 100", "--json")

@@ -3,7 +3,8 @@
 A block is a pair of comments, ``<!-- measured: WORKLOAD/DEVICE/bN/tN -->`` and ``<!-- /measured -->``; what stands
 between them is made from ``results/``. ``<!-- measured: kernels:TITLE -->``, with ``~`` for blanks,
 takes those tables of the kernel suite whose titles begin so; ``<!-- measured: gate-study -->`` takes those of the
-newest study of the gate, and ``<!-- measured: records:BASE:HEAD:GLOB -->`` the comparison of two records.
+newest study of the gate, ``export-faults`` and ``export-parity`` those of exported files, and
+``<!-- measured: records:BASE:HEAD:GLOB -->`` the comparison of two records.
 
 Without arguments it writes; with ``--check`` it fails when a file would change.
 """
@@ -28,6 +29,7 @@ from pyprod.measure import report, store
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # run as a script: tools/ is no package
 
+from tools import export_tables  # noqa: E402
 from tools.gate_study import run as gate_runs  # noqa: E402
 from tools.gate_study import tables as gate_tables  # noqa: E402
 
@@ -113,14 +115,18 @@ def spliced(text: str, results: Path) -> str:
         kind, _, which = block["cohort"].partition(":")
         if kind == "records":
             return compared_records(which, results)
-        if block["cohort"] == "gate-study":
-            return gate_study(results)
+        if block["cohort"] in _STUDIES:
+            return _STUDIES[block["cohort"]](results)
         suite, colon, title = block["cohort"].partition("kernels:")
         if colon and not suite:
             return kernel_tables(title.replace("~", " "), results)
         return cohort_table(block["cohort"], results)
 
     return BLOCK.sub(lambda m: m[1] + "\n" + made(m) + "\n" + m[3], text)
+
+
+#: Tables that a folder of results/ makes by itself.
+_STUDIES = {"gate-study": gate_study, "export-faults": export_tables.faults, "export-parity": export_tables.parity}
 
 
 def main() -> int:

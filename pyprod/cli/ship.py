@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pyprod.cli.common import INTERRUPTED, SUCCESS, UNDECIDED, add_verb, print_json
+from pyprod.cli.common import FAIL, INTERRUPTED, SUCCESS, UNDECIDED, add_verb, print_json
 
 
 def add_to(verbs: Any) -> None:
@@ -23,7 +23,7 @@ def add_to(verbs: Any) -> None:
 
 
 def ship(options: argparse.Namespace) -> int:
-    """Exit code 3 where no form meets the demands."""
+    """Exit code 3 where no form meets the demands, 1 where a file of the chosen one is not the model."""
     from pyprod import recipes
     from pyprod import ship as ship_
     from pyprod.measure import report, store
@@ -45,7 +45,14 @@ def ship(options: argparse.Namespace) -> int:
         rows = report.summarize(kept.measurements)
         latency = dict(zip(rows["candidate"], rows["latency_p50_ms"], strict=True))
         show(found, latency, Console(width=None if sys.stdout.isatty() else 120))
+        for rows in found.files.values():
+            for row in rows:
+                print(
+                    f"{row['format']:<8}{found.record / ship_.FILES / row['file'] if row['file'] else row['problem']}"
+                )
         print(f"\nrecord  {found.record}\nreport  {found.record / 'report.html'}")
+    if any(row["problem"] for rows in found.files.values() for row in rows):
+        return FAIL
     return SUCCESS if all(choice.chosen for choice in found.choices) else UNDECIDED
 
 

@@ -20,6 +20,9 @@ size_mb = 30
 
 [prefer]
 by = "latency"                # or throughput, size, memory
+
+[export]                      # of the form that is chosen
+formats = ["onnx"]
 ```
 """
 
@@ -32,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from pyprod import discover
+from pyprod.export import deliver
 from pyprod.measure.choose import LIMITS, PREFERENCES
 from pyprod.types import PyprodError
 
@@ -63,6 +67,7 @@ class RecipeFile:
         recipes: the steps of each by name, "base" (no steps) among them.
         demands: what the chosen form must keep to, by a name of `pyprod.measure.choose.LIMITS`.
         prefer: a name of `pyprod.measure.choose.PREFERENCES`.
+        formats: files to write of the recipe that is chosen.
     """
 
     workload: str
@@ -70,6 +75,7 @@ class RecipeFile:
     bench: Bench = field(default_factory=Bench)
     demands: Mapping[str, float] = field(default_factory=dict)
     prefer: str = "latency"
+    formats: Sequence[str] = ()
 
 
 def read(path: Path) -> RecipeFile:
@@ -84,7 +90,7 @@ def read(path: Path) -> RecipeFile:
         raise PyprodError(f"can't read {path}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise PyprodError(f"{path}: {error}") from error
-    _known(path, "key", data, ("workload", "recipes", "bench", "require", "prefer"))
+    _known(path, "key", data, ("workload", "recipes", "bench", "require", "prefer", "export"))
     if not isinstance(data.get("workload"), str):
         raise PyprodError(f'{path} names no workload: workload = "digits"')
     _known(path, "key of [prefer]", data.get("prefer", {}), ("by",))
@@ -92,7 +98,8 @@ def read(path: Path) -> RecipeFile:
     _known(path, "preference", [prefer], list(PREFERENCES))
     recipes = {name: _steps(path, name, table) for name, table in data.get("recipes", {}).items()}
     bench = _bench(path, data.get("bench", {}))
-    return RecipeFile(data["workload"], {"base": (), **recipes}, bench, _demands(path, data.get("require", {})), prefer)
+    demands = _demands(path, data.get("require", {}))
+    return RecipeFile(data["workload"], {"base": (), **recipes}, bench, demands, prefer, _formats(path, data))
 
 
 def _steps(path: Path, name: str, table: Any) -> list[Step]:
@@ -117,6 +124,16 @@ def _bench(path: Path, table: Mapping[str, Any]) -> Bench:
     if not _is_count(bench.rounds) or bench.device not in ("cpu", "cuda"):
         raise PyprodError(f"{path}: rounds is a number from 1, device cpu or cuda")
     return bench
+
+
+def _formats(path: Path, data: Mapping[str, Any]) -> Sequence[str]:
+    table = data.get("export", {})
+    _known(path, "key of [export]", table, ("formats",))
+    formats = table.get("formats", [])
+    if not isinstance(formats, list):
+        raise PyprodError(f'{path}: formats is a list of names, such as ["onnx"], not {formats!r}')
+    _known(path, "format", formats, list(deliver.formats()) if formats else [])
+    return formats
 
 
 def _is_count(value: Any) -> bool:
