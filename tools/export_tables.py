@@ -50,7 +50,8 @@ def parity(results: Path) -> str:
     return (
         "\n".join(lines) + f"\n\n*{machine['cpu']['model']}; {versions}; `{command}`; step by step in "
         f"[results/export/{folder.name}](../results/export/{folder.name}). "
-        "The error of a call is its worst output vector's: the L2 norm of the difference over the root mean square of such norms on real rows.*\n"
+        "The error of a call is its worst output vector's: the L2 norm of the difference over the root mean square "
+        "of such norms on real rows.*\n"
     )
 
 

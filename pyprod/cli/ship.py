@@ -45,13 +45,11 @@ def ship(options: argparse.Namespace) -> int:
         rows = report.summarize(kept.measurements)
         latency = dict(zip(rows["candidate"], rows["latency_p50_ms"], strict=True))
         show(found, latency, Console(width=None if sys.stdout.isatty() else 120))
-        for rows in found.files.values():
-            for row in rows:
-                print(
-                    f"{row['format']:<8}{found.record / ship_.FILES / row['file'] if row['file'] else row['problem']}"
-                )
+        for made in (file_ for files in found.files.values() for file_ in files):
+            where = found.record / ship_.FILES / made["file"] if made["file"] else made["problem"]
+            print(f"{made['format']}  {where}")
         print(f"\nrecord  {found.record}\nreport  {found.record / 'report.html'}")
-    if any(row["problem"] for rows in found.files.values() for row in rows):
+    if any(made["problem"] for files in found.files.values() for made in files):
         return FAIL
     return SUCCESS if all(choice.chosen for choice in found.choices) else UNDECIDED
 
