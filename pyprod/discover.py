@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeVar
 
 from pyprod.types import PyprodError, Unavailable
+
+Made = TypeVar("Made")
 
 
 def names(package: str) -> list[str]:
@@ -62,6 +66,19 @@ def load_file(path: Path) -> ModuleType:
 def entry_points(group: str) -> dict[str, importlib.metadata.EntryPoint]:
     """Entry points that installed packages offer under `group` ("pyprod.workloads"), by name."""
     return {point.name: point for point in importlib.metadata.entry_points(group=group)}
+
+
+def construct(kind: type[Made], arguments: Mapping[str, Any], what: str) -> Made:
+    """A dataclass of its fields by name.
+
+    Raises:
+        PyprodError: there is no such field; the message calls it an argument of `what`, and suggests near names.
+    """
+    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in arguments:
+        if name not in known:
+            raise PyprodError(unknown(f"argument of {what}", name, known))
+    return kind(**arguments)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

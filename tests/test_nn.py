@@ -122,7 +122,7 @@ def test_attention_keeps_its_projection():
 @pytest.mark.parametrize(
     ("weight", "activation", "message"),
     [
-        (TensorQuant("per_channel", bits=4), TensorQuant("per_token"), "got 4-bit dynamic per_channel"),
+        (TensorQuant("per_channel", bits=16), TensorQuant("per_token"), "got 16-bit dynamic per_channel"),
         (TensorQuant("per_tensor", scale=(0.1,), zero_point=(3,)), TensorQuant("per_token"), "with zero points"),
         (TensorQuant("per_channel", scale=(0.1, 0.2)), TensorQuant("per_token"), "need 1 or 128 weight scales, got 2"),
         (TensorQuant("per_channel"), TensorQuant("per_tensor", scale=(0.1,)), "got 8-bit static per_tensor"),

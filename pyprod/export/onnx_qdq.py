@@ -16,7 +16,7 @@ from pyprod.export import onnx_file, onnx_runtimes
 from pyprod.export.ledger import module_of
 from pyprod.export.order import Order, Reader, Written
 from pyprod.export.program import trace
-from pyprod.nn import channel_scale
+from pyprod.nn import channel_scale, quantize_weight
 from pyprod.types import PyprodError, QuantSpec, TensorQuant, Unavailable
 
 SUFFIX = ".int8.onnx"
@@ -141,8 +141,8 @@ def _integers(layer: nn.Linear | nn.Conv2d, quant: TensorQuant, folded: np.ndarr
     the integers.
     """
     rows: Tensor = layer.weight.detach().flatten(1)
-    scale = torch.tensor(quant.scale).expand(len(rows)) if quant.scale else channel_scale(rows)
-    codes = torch.round(rows / scale[:, None]).clamp(-127, 127)
+    scale = torch.tensor(quant.scale).expand(len(rows)) if quant.scale else channel_scale(rows, quant.bits)
+    codes = quantize_weight(rows, scale, quant.bits).float()
     own, seen = rows.double(), torch.from_numpy(np.array(folded)).double()
     factor = (own * seen).sum(1) / own.square().sum(1).clamp_min(torch.finfo(torch.float64).tiny)
     if not torch.allclose(factor[:, None] * own, seen, rtol=1e-5, atol=1e-6 * float(seen.abs().max())):
@@ -176,8 +176,8 @@ def _checked(name: str, quantspec: QuantSpec) -> TensorQuant:
         Unavailable: QDQ has no such scheme.
     """
     weight, activation = quantspec.weights[name], quantspec.activations.get(name)
-    if weight.bits != 8 or any(weight.zero_point):
-        raise Unavailable(f"{name}: QDQ here holds symmetric 8-bit weights", "quantize to 8 bits")
+    if weight.bits > 8 or any(weight.zero_point):
+        raise Unavailable(f"{name}: QDQ here holds symmetric weights of up to 8 bits", "quantize to 8 bits")
     if activation is None or activation.bits != 8 or len(activation.scale) != 1:
         remedy = 'use { step = "ptq", scheme = "static" }'
         raise Unavailable(f"{name}: QDQ has no scales per token that are found at run time", remedy)

@@ -64,8 +64,9 @@ def _step(step: Step, index: Mapping[fx.Node, int], quantspec: QuantSpec) -> Cnn
     where = (step.kind, index[step.input], index[step.output], residual, *step.window)
     if step.weight is None:
         return CnnStep(*where)
-    w_scale = linear_scale(step.name, step.weight.flatten(1), quantspec.weights[step.name], _PER_TOKEN)
-    w_q = quantize_weight(step.weight.flatten(1), w_scale).reshape(step.weight.shape)
+    quant = quantspec.weights[step.name]
+    w_scale = linear_scale(step.name, step.weight.flatten(1), quant, _PER_TOKEN)
+    w_q = quantize_weight(step.weight.flatten(1), w_scale, quant.bits).reshape(step.weight.shape)
     # Batch normalization goes into the float side of the sums: the integers stay those that the QuantSpec means.
     return CnnStep(*where, step.relu, w_q, (w_scale * step.factor).contiguous(), step.bias.contiguous())
 

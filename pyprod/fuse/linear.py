@@ -23,8 +23,9 @@ def rewrite(module: fx.GraphModule, quantspec: QuantSpec) -> int:
         if weight.op != "get_attr" or name not in quantspec.weights:
             continue
         values = tensor(module, weight).float()
-        scale = linear_scale(name, values, quantspec.weights[name], quantspec.activations.get(name))
-        packed = pack_weight(quantize_weight(values, scale))
+        quant = quantspec.weights[name]
+        scale = linear_scale(name, values, quant, quantspec.activations.get(name))
+        packed = pack_weight(quantize_weight(values, scale, quant.bits))
         data = constant(module, node, f"{name}.packed", packed.data)
         scales = constant(module, node, f"{name}.scale", scale)
         made = call(module, node, ours.int8_linear.default, x, data, packed.n, packed.k, scales, bias, None, None, None)

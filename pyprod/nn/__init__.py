@@ -2,7 +2,7 @@
 
 from pyprod.nn.calibrate import Range, asymmetric, from_ranges, minmax, static_quantspec, watch
 from pyprod.nn.convert import convert, dynamic_quantspec, layers, linears
-from pyprod.nn.linear import Int8Linear, channel_scale, linear_scale, quantize_weight
+from pyprod.nn.linear import Int8Linear, channel_scale, largest, linear_scale, quantize_weight
 
 __all__ = [
     "Int8Linear",
@@ -12,6 +12,7 @@ __all__ = [
     "convert",
     "dynamic_quantspec",
     "from_ranges",
+    "largest",
     "layers",
     "linear_scale",
     "linears",

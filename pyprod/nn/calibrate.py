@@ -34,11 +34,11 @@ def static_quantspec(model: nn.Module, calibration: tuple[Tensor, ...]) -> Quant
     return from_ranges(model, minmax(model, calibration))
 
 
-def from_ranges(model: nn.Module, ranges: Mapping[str, Range]) -> QuantSpec:
-    """The scheme of these layers: weights symmetric per channel, activations per tensor over their ranges."""
+def from_ranges(model: nn.Module, ranges: Mapping[str, Range], bits: int = 8) -> QuantSpec:
+    """The scheme of these layers: weights of `bits`, symmetric per channel; activations per tensor over the ranges."""
     found = dict(layers(model))
     weights = {
-        name: TensorQuant("per_channel", scale=tuple(channel_scale(found[name].weight.flatten(1)).tolist()))
+        name: TensorQuant("per_channel", bits, tuple(channel_scale(found[name].weight.flatten(1), bits).tolist()))
         for name in ranges
     }
     return QuantSpec(weights, {name: asymmetric(*bounds) for name, bounds in ranges.items()})

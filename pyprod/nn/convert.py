@@ -11,15 +11,18 @@ from pyprod.nn.linear import Int8Linear, channel_scale, linear_scale
 from pyprod.types import PyprodError, QuantSpec, TensorQuant
 
 
-def dynamic_quantspec(model: nn.Module) -> QuantSpec:
+def dynamic_quantspec(model: nn.Module, bits: int = 8) -> QuantSpec:
     """The default scheme of a float model: every nn.Linear, weights per channel, activations per token at run time.
+
+    Args:
+        bits: of the weights; the activations have 8.
 
     Subclasses of nn.Linear are left out: their owners read the weight directly (nn.MultiheadAttention does).
     """
     weights, activations = {}, {}
     for name, linear in linears(model):
-        scale = tuple(channel_scale(linear.weight).tolist())
-        weights[name] = TensorQuant("per_channel", scale=scale)
+        scale = tuple(channel_scale(linear.weight, bits).tolist())
+        weights[name] = TensorQuant("per_channel", bits, scale)
         activations[name] = TensorQuant("per_token")
     return QuantSpec(weights, activations)
 
@@ -44,7 +47,7 @@ def convert(model: nn.Module, quantspec: QuantSpec) -> nn.Module:
         linear = layers[name]
         scale = linear_scale(name, linear.weight, quant, quantspec.activations.get(name))
         if id(linear) not in made:
-            made[id(linear)] = Int8Linear.from_float(linear, scale).train(linear.training)
+            made[id(linear)] = Int8Linear.from_float(linear, scale, bits=quant.bits).train(linear.training)
     for name in quantspec.weights:  # only now: a refusal leaves the model as it was
         if not name:
             return made[id(layers[name])]

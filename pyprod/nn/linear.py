@@ -43,12 +43,21 @@ class Int8Linear(nn.Module):
 
     @classmethod
     def from_float(
-        cls, linear: nn.Linear, weight_scale: Tensor | None = None, activation: Activation | None = None
+        cls,
+        linear: nn.Linear,
+        weight_scale: Tensor | None = None,
+        activation: Activation | None = None,
+        bits: int = 8,
     ) -> Int8Linear:
-        """Quantize a float layer; `weight_scale` ``[out_features]`` defaults to max|w| / 127 of each channel."""
+        """Quantize a float layer.
+
+        Args:
+            weight_scale: ``[out_features]``; by default `channel_scale`.
+            bits: of the weight's integers, at most 8; they are held in int8.
+        """
         weight = linear.weight.detach().float()
-        scale = channel_scale(weight) if weight_scale is None else weight_scale.to(weight)
-        return cls(quantize_weight(weight, scale), scale, linear.bias, activation)
+        scale = channel_scale(weight, bits) if weight_scale is None else weight_scale.to(weight)
+        return cls(quantize_weight(weight, scale, bits), scale, linear.bias, activation)
 
     def forward(self, x: Tensor) -> Tensor:
         packed = PackedWeight(self.weight, self.out_features, self.in_features)
@@ -73,16 +82,22 @@ class Int8Linear(nn.Module):
         return self
 
 
-def channel_scale(weight: Tensor) -> Tensor:
-    """Symmetric int8 scale of each output channel of a weight ``[N, K]``: float32 ``[N]``."""
+def channel_scale(weight: Tensor, bits: int = 8) -> Tensor:
+    """Symmetric scale of each output channel of a weight ``[N, K]``, by its largest magnitude: float32 ``[N]``."""
     if weight.shape[1] == 0:
         return torch.full((weight.shape[0],), _TINY, device=weight.device)
-    return (weight.detach().float().abs().amax(1) / 127).clamp(min=_TINY)
+    return (weight.detach().float().abs().amax(1) / largest(bits)).clamp(min=_TINY)
 
 
-def quantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
-    """``clamp(round(weight / scale))`` in -127..127: int8 ``[N, K]``, with a scale for each of the N channels."""
-    return torch.round(weight.detach().float() / scale[:, None]).clamp(-127, 127).to(torch.int8)
+def quantize_weight(weight: Tensor, scale: Tensor, bits: int = 8) -> Tensor:
+    """``clamp(round(weight / scale))`` to `bits`: int8 ``[N, K]``, with a scale for each of the N channels."""
+    most = largest(bits)
+    return torch.round(weight.detach().float() / scale[:, None]).clamp(-most, most).to(torch.int8)
+
+
+def largest(bits: int) -> int:
+    """Of a weight's integers; the least is its negative, so that they are symmetric: 127 of 8 bits, 7 of 4."""
+    return (1 << (bits - 1)) - 1
 
 
 def linear_scale(name: str, float_weight: Tensor, weight: TensorQuant, activation: TensorQuant | None) -> Tensor:
@@ -91,16 +106,16 @@ def linear_scale(name: str, float_weight: Tensor, weight: TensorQuant, activatio
     Raises:
         PyprodError: Int8Linear does not compute that scheme; the message begins with `name`.
     """
-    if weight.bits != 8 or any(weight.zero_point) or weight.granularity not in ("per_tensor", "per_channel"):
+    if not 2 <= weight.bits <= 8 or any(weight.zero_point) or weight.granularity not in ("per_tensor", "per_channel"):
         raise PyprodError(
-            f"{name}: Int8Linear needs a symmetric 8-bit weight per tensor or channel, got {_short(weight)}"
+            f"{name}: Int8Linear needs a symmetric weight of 2 to 8 bits per tensor or channel, got {_short(weight)}"
         )
     if activation is None or activation.bits != 8 or activation.granularity != "per_token" or activation.scale:
         got = "none" if activation is None else _short(activation)
         raise PyprodError(f"{name}: Int8Linear needs 8-bit dynamic per_token activations, got {got}")
     channels = float_weight.shape[0]
     if not weight.scale:
-        return channel_scale(float_weight)
+        return channel_scale(float_weight, weight.bits)
     if len(weight.scale) not in (1, channels):
         raise PyprodError(f"{name}: need 1 or {channels} weight scales, got {len(weight.scale)}")
     return torch.tensor(weight.scale, dtype=torch.float32).expand(channels)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
-from pyprod import discover
-from pyprod.optimize import distill as distillation
+from pyprod.discover import construct
 from pyprod.optimize import magnitude
 from pyprod.step import Context, Made
 from pyprod.train import Callback, Settings, fit
+from pyprod.train.distill import from_teacher
 from pyprod.types import PyprodError
 from pyprod.workloads import training
 
@@ -27,7 +27,7 @@ def apply(
     """The step: `pyprod.train.fit` on the workload's training rows.
 
     Args:
-        distill: fields of `pyprod.optimize.distill.Distillation`: learn from the workload's model as it was.
+        distill: fields of `pyprod.train.distill.Distillation`: learn from the workload's model as it was.
         sparsity: prune to this share of zeros meanwhile.
         keep_zeros: weights that are zero stay so.
         settings: fields of `pyprod.train.Settings`.
@@ -39,11 +39,10 @@ def apply(
         raise PyprodError("finetune: sparsity keeps zeros already; leave keep_zeros out")
     data, objective = training(context.workload), None
     if distill is not None:
-        how = _made(distillation.Distillation, distill, "finetune.distill")
-        objective = distillation.objective(context.workload.model(), data, how, context.folder)
+        objective = from_teacher(context.workload.model(), data, distill, context.folder)
     callbacks: list[Callback] = [magnitude.Gradually(sparsity)] if sparsity else []
     callbacks += [magnitude.KeepZeros()] if keep_zeros else []
-    chosen = _made(Settings, {"threads": context.threads} | settings, "finetune")
+    chosen = construct(Settings, {"threads": context.threads} | settings, "finetune")
     found = fit(
         lambda: made.model, data, chosen, objective=objective, callbacks=callbacks, folder=context.folder, title=""
     )
@@ -53,11 +52,3 @@ def apply(
     skipped = f", {found.skipped} steps skipped" if found.skipped else ""
     note = f"trained further for {how_long}{skipped}" + (f", {sparsity:.0%} of the weights zero" if sparsity else "")
     return replace(made, model=found.model, notes=(*made.notes, note))
-
-
-def _made(kind: type[Any], arguments: Mapping[str, Any], where: str) -> Any:
-    known = {field.name for field in fields(kind)}
-    for name in arguments:
-        if name not in known:
-            raise PyprodError(discover.unknown(f"argument of {where}", name, known))
-    return kind(**arguments)

@@ -26,6 +26,7 @@ def apply(
     *,
     scheme: Scheme = "dynamic",
     observer: Observer = "minmax",
+    weight_bits: int = 8,
     keep_float: Sequence[str] = (),
 ) -> Made:
     """The step: see `quantspec`.
@@ -33,29 +34,35 @@ def apply(
     Args:
         keep_float: globs of names of layers that stay in float.
     """
-    spec = quantspec(made.model, context.workload, scheme, observer)
+    spec = quantspec(made.model, context.workload, scheme, observer, weight_bits)
     kept = [name for name in spec.weights if any(fnmatch.fnmatch(name, glob) for glob in keep_float)]
     for glob in keep_float:
         if not fnmatch.filter(spec.weights, glob):
             raise PyprodError(discover.unknown("layer", glob, spec.weights))
     spec = only(spec, [name for name in spec.weights if name not in kept])
     how = "scales found at run time" if scheme == "dynamic" else f"scales by {observer}"
-    note = f"{len(spec.weights)} layers quantized, {how}" + (f"; in float: {', '.join(kept)}" if kept else "")
+    bits = "" if weight_bits == 8 else f" to weights of {weight_bits} bits"
+    note = f"{len(spec.weights)} layers quantized{bits}, {how}" + (f"; in float: {', '.join(kept)}" if kept else "")
     return replace(made, quantspec=spec, notes=(*made.notes, note))
 
 
-def quantspec(model: nn.Module, workload: Workload, scheme: Scheme, observer: Observer = "minmax") -> QuantSpec:
+def quantspec(
+    model: nn.Module, workload: Workload, scheme: Scheme, observer: Observer = "minmax", weight_bits: int = 8
+) -> QuantSpec:
     """A scheme for all layers, weights symmetric per channel.
 
     Args:
         scheme: "dynamic": every nn.Linear, activations per token with scales found at run time. "static": every
             nn.Linear and nn.Conv2d, activations per tensor with scales from the workload's calibration rows.
+        weight_bits: 2 to 8; activations have 8.
 
     Raises:
         PyprodError: the scheme or observer is unknown, or the calibration rows are empty or give no finite activation.
     """
+    if weight_bits not in range(2, 9):
+        raise PyprodError(f"weight_bits is 2 to 8, not {weight_bits}")
     if scheme == "dynamic":
-        return dynamic_quantspec(model)
+        return dynamic_quantspec(model, weight_bits)
     if scheme != "static":
         raise PyprodError(f"scheme is dynamic or static, not {scheme!r}")
-    return from_ranges(model, ranges(model, workload.calibration, observer))
+    return from_ranges(model, ranges(model, workload.calibration, observer), weight_bits)

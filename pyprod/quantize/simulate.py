@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyprod import discover
 from pyprod.kernels.quantize import quantize_per_token_reference
-from pyprod.nn import channel_scale, layers
+from pyprod.nn import channel_scale, largest, layers
 from pyprod.types import PyprodError, QuantSpec, TensorQuant
 
 
@@ -59,11 +59,11 @@ def _simulate(model: nn.Module, quantspec: QuantSpec, undo: list[Callable[[], No
 
 def fake_quantized_weight(weight: Tensor, quant: TensorQuant) -> Tensor:
     """The values that a weight's integers stand for, ``[N, ...]``."""
-    rows, most = weight.flatten(1), 2 ** (quant.bits - 1) - 1
+    rows, most = weight.flatten(1), largest(quant.bits)
     if quant.scale:
         scale = torch.tensor(quant.scale, dtype=torch.float32).expand(len(rows))
     else:
-        scale = channel_scale(rows) * (127 / most)
+        scale = channel_scale(rows, quant.bits)
         scale = scale.max().expand(len(rows)) if quant.granularity == "per_tensor" else scale
     if any(quant.zero_point):
         raise PyprodError("weights with zero points are not computed by any kernel here")

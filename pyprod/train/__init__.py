@@ -3,8 +3,9 @@
 >>> made = fit(data.model, data, Settings(epochs=3), folder=Path("run"))
 >>> made.model
 
-Distillation is an objective, quantization-aware training a model with fake quantization in it, pruning a callback:
-`pyprod.optimize` and `pyprod.quantize` have them. docs/training.md says what is the same after a kill and what is not.
+Distillation is an objective (`pyprod.train.distill`), quantization-aware training a model with fake quantization in it
+(`pyprod.quantize.qat`), pruning a callback (`pyprod.optimize.magnitude`). docs/training.md says what is the same after
+a kill and what is not.
 """
 
 from pyprod.train.loop import fit, supervised

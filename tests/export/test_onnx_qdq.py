@@ -105,9 +105,9 @@ def test_what_it_can_not_express_is_refused(order: Order, tmp_path: Path) -> Non
         write(None)
     with pytest.raises(Unavailable, match="per token"):
         write(dynamic_quantspec(order.model))
-    four = QuantSpec({"head": TensorQuant("per_channel", 4)}, {})
-    with pytest.raises(Unavailable, match="8-bit"):
-        write(four)
+    wide = QuantSpec({"head": TensorQuant("per_channel", 16)}, {})
+    with pytest.raises(Unavailable, match="8 bits"):
+        write(wide)
     static = TensorQuant("per_tensor", scale=(0.1,), zero_point=(0,))
     with pytest.raises(PyprodError, match="tail"):
         write(QuantSpec({"tail": TensorQuant("per_channel")}, {"tail": static}))

@@ -7,7 +7,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyprod import discover
-from pyprod.train import Objective
+from pyprod.train.settings import Objective
 from pyprod.types import PyprodError
 from pyprod.workloads import Training, fingerprint
 
@@ -81,6 +81,13 @@ def objective(teacher: nn.Module, data: Training, how: Distillation, cache: Path
         return total
 
     return loss
+
+
+def from_teacher(
+    teacher: nn.Module, data: Training, arguments: Mapping[str, Any], cache: Path | None = None
+) -> Objective:
+    """`objective`, from the fields of `Distillation` as a recipe says them."""
+    return objective(teacher, data, discover.construct(Distillation, arguments, "distill"), cache)
 
 
 def response(student: Tensor, teacher: Tensor, how: Distillation) -> Tensor:

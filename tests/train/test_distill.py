@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyprod.optimize import layers
-from pyprod.optimize.distill import Distillation, attention_distance, feature_distance, objective, response
 from pyprod.train import Settings, fit
+from pyprod.train.distill import Distillation, attention_distance, feature_distance, objective, response
 from pyprod.types import PyprodError
 from pyprod.workloads import Training
 from tests.train import toy
