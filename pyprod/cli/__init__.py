@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pyprod import __version__, environment
-from pyprod.cli import bench, export, gate, history, ship
+from pyprod.cli import bench, compare, export, gate, history, ship
 from pyprod.cli.common import ERROR, INTERRUPTED, SUCCESS, add_verb, print_json
 from pyprod.types import PyprodError
 
@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     gate.add_to(verbs)
     history.add_to(verbs)
     ship.add_to(verbs)
+    compare.add_to(verbs)
     export.add_to(verbs)
     return top
 
