@@ -193,14 +193,15 @@ class _History:
 
 
 def _backends(names: Sequence[str], device: str) -> list[str]:
-    known = [name for name, _, _ in backends.known(device)]
+    named = {name.partition(".")[0] for name in names}
+    known = [name for name, _, _ in backends.known(device, named or None)]
     if not names:
         return known
     chosen = []
     for name in names:
         matching = [k for k in known if k == name or k.partition(".")[0] == name]
         if not matching:
-            raise PyprodError(discover.unknown("backend", name, known))
+            raise PyprodError(discover.unknown("backend", name, [n for n, _, _ in backends.known(device)]))
         chosen += matching
     return chosen
 

@@ -12,7 +12,7 @@ A backend file has a module docstring (its first line is shown by ``pyprod list`
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -111,12 +111,19 @@ def split(backend: str) -> tuple[ModuleType, str]:
     return module, variant
 
 
-def known(device: str = "cpu") -> Iterator[tuple[str, Variant | None, Unavailable | None]]:
+def known(
+    device: str = "cpu", families: Container[str] | None = None
+) -> Iterator[tuple[str, Variant | None, Unavailable | None]]:
     """Every ``family.variant`` here with its Variant and, if it can't run on `device`, why.
 
     A family whose package is missing is one row (its variants can't be read): ``(family, None, why)``.
+
+    Args:
+        families: to look at these only, as importing one may take seconds; None: at all.
     """
     for family in discover.names(__name__):
+        if families is not None and family not in families:
+            continue
         try:
             module = discover.load(__name__, family)
         except Unavailable as why:

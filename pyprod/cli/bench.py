@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyprod.cli.common import INTERRUPTED, NOTHING_MEASURED, SUCCESS, add_verb, print_json, read_records
-from pyprod.measure import report, store
+from pyprod.measure import store
 from pyprod.measure.heat import Settings
 from pyprod.types import PyprodError
 
@@ -28,7 +28,7 @@ def add_to(verbs: Any) -> None:
     verb = add_verb(verbs, "report", report_, "tables and report.html of records")
     verb.add_argument("records", type=Path, nargs="+", metavar="RECORD", help="folder of a record")
     verb.add_argument("--sort", default="latency", metavar="COLUMN", help="column to sort the table by")
-    verb.add_argument("--format", choices=report.FORMATS, help="write report.FORMAT into the record instead")
+    verb.add_argument("--format", help="write report.FORMAT instead: csv, html, json, md, parquet, txt")
     verb.add_argument("--out", type=Path, metavar="FILE", help="write this file instead; its ending says the format")
 
 
@@ -37,6 +37,7 @@ def bench(options: argparse.Namespace) -> int:
     if options.suite or (options.resume and _is_suite(options.resume)):
         return _bench_suite(options)
     from pyprod import bench as bench_
+    from pyprod.measure import report
     from pyprod.progress import Bar
 
     report.resolve(options.sort)  # a misspelt column is said now, not in six minutes
@@ -141,6 +142,8 @@ def report_(options: argparse.Namespace) -> int:
     """Print the table of one or more records, or write it in another format."""
     if any(map(_is_suite, options.records)):
         return _report_suite(options)
+    from pyprod.measure import report  # pandas and scipy: two seconds that --help need not wait for
+
     found = read_records(options.records)
     if options.format or options.out:
         out = options.out or options.records[0] / f"report.{options.format}"

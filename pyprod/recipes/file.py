@@ -35,7 +35,6 @@ from pathlib import Path
 from typing import Any
 
 from pyprod import discover
-from pyprod.export import deliver
 from pyprod.measure.choose import LIMITS, PREFERENCES
 from pyprod.types import PyprodError
 
@@ -132,7 +131,10 @@ def _formats(path: Path, data: Mapping[str, Any]) -> Sequence[str]:
     formats = table.get("formats", [])
     if not isinstance(formats, list):
         raise PyprodError(f'{path}: formats is a list of names, such as ["onnx"], not {formats!r}')
-    _known(path, "format", formats, list(deliver.formats()) if formats else [])
+    if formats:
+        from pyprod.export import deliver  # which imports torch
+
+        _known(path, "format", formats, list(deliver.formats()))
     return formats
 
 
