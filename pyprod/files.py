@@ -12,16 +12,20 @@ import torch
 from pyprod import __version__, discover, recipes, workloads
 from pyprod.export import deliver, onnx_file, parity
 from pyprod.export.deliver import Check, Delivery, Rejected
-from pyprod.export.order import Order
+from pyprod.export.order import Order, Reader
+from pyprod.measure import statistics
 from pyprod.quantize.simulate import simulation
 from pyprod.step import Made
-from pyprod.types import PyprodError, Unavailable
+from pyprod.types import Evaluation, PyprodError, Unavailable
 from pyprod.workloads import Workload, fingerprint
 
 Progress = Callable[[str], None]
 
-#: Formats whose file computes in integers: held against the model with its rounding simulated.
-_INTEGERS = {"onnx_qdq"}
+#: What a file may differ from its reference by, by the format's numerics.
+_TOLERANCES = {"float32": parity.FLOAT32, "simulated": parity.INT8, "quantized": parity.QUANTIZED}
+
+_CALIBRATION_ROWS = 32
+_SCORED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Settings:
         rows: real rows that runtimes are compared on.
         shapes: random inputs of random sizes that they are compared on.
         threads: CPU threads.
+        accuracy_drop: share of the metric that a format which quantizes by itself may lose.
     """
 
     opset: int = onnx_file.OPSET
@@ -43,6 +48,7 @@ class Settings:
     rows: int = 64
     shapes: int = 20
     threads: int = 1
+    accuracy_drop: float = 0.005
 
 
 @dataclass(frozen=True)
@@ -73,13 +79,13 @@ def write(
         if name not in known:
             raise PyprodError(discover.unknown("format", name, known))
     workload = workloads.load(workload_name)
-    order, made = _order(workload_name, recipe, workload, settings)
+    order, made = _order(workload_name, recipe, workload, settings, progress)
     stem = workload_name.rpartition("/")[2].partition(".py:")[0] + ("" if recipe == "base" else f".{recipe}")
     found = []
     for name in formats:
         path = out / f"{stem}{known[name].SUFFIX}"
         try:
-            check = _check(name, workload, made, settings)
+            check = _check(known[name].NUMERICS, workload, made, settings)
             found.append(Outcome(name, deliver.deliver(order, name, path, check, progress)))
         except Rejected as rejected:
             found.append(Outcome(name, rejected.delivery, str(rejected)))
@@ -96,11 +102,13 @@ def check(workload_name: str, recipe: str, path: Path, settings: Settings, progr
     """
     workload = workloads.load(workload_name)
     onnx_file.load(path)  # before minutes of work
-    order, made = _order(workload_name, recipe, workload, settings)
-    return deliver.examine(order, "onnx", path, _check("onnx", workload, made, settings), progress)
+    order, made = _order(workload_name, recipe, workload, settings, progress)
+    return deliver.examine(order, "onnx", path, _check("float32", workload, made, settings), progress)
 
 
-def _order(workload_name: str, recipe: str, workload: Workload, settings: Settings) -> tuple[Order, Made]:
+def _order(
+    workload_name: str, recipe: str, workload: Workload, settings: Settings, progress: Progress
+) -> tuple[Order, Made]:
     made = Made(workload.model()) if recipe == "base" else recipes.load(workload_name, recipe, workload)
     about = {
         "producer": f"pyprod {__version__}",
@@ -118,15 +126,34 @@ def _order(workload_name: str, recipe: str, workload: Workload, settings: Settin
         opset=settings.opset,
         external_data=settings.external_data,
         threads=settings.threads,
+        calibration=tuple(t[:_CALIBRATION_ROWS] for t in workload.calibration),
+        judge=None if workload.score is None else lambda reader: _loss(reader, made.model, workload),
+        budget=settings.accuracy_drop,
+        progress=progress,
     )
     return order, made
 
 
-def _check(name: str, workload: Workload, made: Made, settings: Settings) -> Check:
-    integers = name in _INTEGERS and made.quantspec is not None
-    reference = made.model
-    if integers:
-        assert made.quantspec is not None
+def _loss(reader: Reader, model: torch.nn.Module, workload: Workload) -> float:
+    """Share of the model's metric that a reader loses on the evaluation rows."""
+    own, base = _evaluate(reader, workload), _evaluate(lambda inputs: model(*inputs), workload)
+    lost = (statistics.score(base) - statistics.score(own)) / abs(statistics.score(base))
+    return lost if base.higher_is_better else -lost
+
+
+def _evaluate(reader: Reader, workload: Workload) -> Evaluation:
+    assert workload.score is not None
+    rows, kept = len(workload.inputs[0]), []
+    with torch.inference_mode():
+        for start in range(0, rows, _SCORED_AT_ONCE):
+            outputs = reader(tuple(t[start : start + _SCORED_AT_ONCE] for t in workload.inputs))
+            kept.append(workload.reduce(outputs, start).clone())
+    return workload.score(torch.cat(kept))
+
+
+def _check(numerics: str, workload: Workload, made: Made, settings: Settings) -> Check:
+    reference, tolerance = made.model, _TOLERANCES[numerics]
+    if numerics == "simulated" and made.quantspec is not None:
         reference = simulation(copy.deepcopy(made.model), made.quantspec)
-    tolerance = parity.INT8 if integers else parity.FLOAT32
-    return Check(workload.inputs, reference, settings.rows, settings.shapes, tolerance)
+    shapes = settings.shapes if numerics != "quantized" else 0  # scales are of real rows: random ones lie outside
+    return Check(workload.inputs, reference, settings.rows, shapes, tolerance)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pyprod.cli.common import ERROR, FAIL, SUCCESS, add_verb, print_json
+from pyprod.cli.common import ERROR, FAIL, SUCCESS, add_verb, print_json, share
 
 
 def add_to(verbs: Any) -> None:
@@ -21,8 +21,8 @@ def add_to(verbs: Any) -> None:
     verb.add_argument("workload", metavar="WORKLOAD", help="a name of `pyprod list`, or path/to/file.py:function")
     verb.add_argument("--recipe", default="base", help="what `pyprod ship` made (default: the model as it is)")
     verb.add_argument(
-        "--format", nargs="+", default=["onnx"], metavar="FORMAT", help="onnx, onnx_fused, onnx_qdq, torchscript, "
-        "aotinductor, safetensors, or all (default: onnx)"
+        "--format", nargs="+", default=["onnx"], metavar="FORMAT", help="onnx, onnx_fused, onnx_qdq, onnx_static, "
+        "torchscript, aotinductor, safetensors, or all (default: onnx)"
     )  # fmt: skip
     verb.add_argument("--out", type=Path, default=Path("exported"), help="folder of the files (default: exported)")
     verb.add_argument("--opset", type=int, help="of ONNX (default: 20)")
@@ -32,6 +32,10 @@ def add_to(verbs: Any) -> None:
     )
     verb.add_argument("--rows", type=int, default=64, help="real rows to compare on (default: 64)")
     verb.add_argument("--shapes", type=int, default=20, help="random inputs of random sizes, too (default: 20)")
+    verb.add_argument(
+        "--accuracy-drop", type=share, default=0.005, metavar="SHARE", help="of the metric, what onnx_static may lose "
+        "(default: 0.5%%)"
+    )  # fmt: skip
     verb.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     verb.add_argument("--check", type=Path, metavar="FILE.onnx", help="write nothing: hold this file against the model")
 
@@ -49,6 +53,7 @@ def export(options: argparse.Namespace) -> int:
         options.rows,
         options.shapes,
         options.threads,
+        options.accuracy_drop,
     )
     names = sorted(deliver.formats()) if options.format == ["all"] else options.format
     with Bar("exporting") as bar:
@@ -67,6 +72,18 @@ def export(options: argparse.Namespace) -> int:
     if len(missing) == len(found) or any(not outcome.unsuited or options.format != ["all"] for outcome in missing):
         return ERROR
     return FAIL if any(outcome.delivery and outcome.problem for outcome in found) else SUCCESS
+
+
+def _left_out(facts: Any, console: Console) -> None:
+    """Which roundings a static quantization could not afford."""
+    loss, out = facts["loss"], facts["left_out"]
+    console.print(
+        f"{facts['roundings']} roundings lose {loss['all_roundings']:.2%} of the metric; "
+        f"without the {len(out)} most harmful {loss['without_these']:.2%}"
+    )
+    for rounding in out[:10]:
+        where = f" in {rounding['module']}" if rounding["module"] else ""
+        console.print(f"  {rounding['step']}{where} ({rounding['tensor']}): alone off by {rounding['error']:.1%}")
 
 
 def show(found: Sequence[Any], console: Console) -> None:
@@ -94,5 +111,7 @@ def show(found: Sequence[Any], console: Console) -> None:
         if outcome.delivery:
             for line in outcome.delivery.problems[:10]:
                 console.print(f"  {escape(line)}")
+        if outcome.delivery and "left_out" in outcome.delivery.facts:
+            _left_out(outcome.delivery.facts, console)
         for name, why in (outcome.delivery.facts["fixed"] if outcome.delivery else {}).items():
             console.print(f"[yellow]{outcome.format}: {name} is fixed to the example's size: {escape(why)}")

@@ -13,6 +13,7 @@ from pyprod.export.order import Order, Reader, Written
 from pyprod.export.program import trace
 
 SUFFIX = ".pt2"
+NUMERICS = "float32"
 
 
 def write(order: Order, path: Path) -> Written:

@@ -12,6 +12,7 @@ from pyprod.export.order import Order, Reader, Written
 from pyprod.export.program import Traced, trace
 
 SUFFIX = ".onnx"
+NUMERICS = "float32"
 
 
 def write(order: Order, path: Path) -> Written:

@@ -87,6 +87,23 @@ def load(path: Path) -> onnx.ModelProto:
     return model
 
 
+def pruned(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The file without nodes and constants that nothing reads any more; changed in place."""
+    graph, outputs = model.graph, {value.name for value in model.graph.output}
+    nodes = list(graph.node)
+    while True:
+        read = outputs | {name for node in nodes for name in node.input}
+        left = [node for node in nodes if read & set(node.output)]
+        if len(left) == len(nodes):
+            break
+        nodes = left
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for tensor in [t for t in graph.initializer if t.name not in read]:
+        graph.initializer.remove(tensor)
+    return model
+
+
 def label(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
     """Put `metadata` into the file, where every runtime shows it."""
     onnx.helper.set_model_props(model, dict(metadata))

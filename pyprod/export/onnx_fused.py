@@ -11,6 +11,7 @@ from pyprod.export.program import trace
 from pyprod.types import Unavailable
 
 SUFFIX = ".fused.onnx"
+NUMERICS = "float32"
 
 
 def write(order: Order, path: Path) -> Written:

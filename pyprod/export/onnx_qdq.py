@@ -20,6 +20,7 @@ from pyprod.nn import channel_scale, quantize_weight
 from pyprod.types import PyprodError, QuantSpec, TensorQuant, Unavailable
 
 SUFFIX = ".int8.onnx"
+NUMERICS = "simulated"
 
 #: Operators with a weight as their second input, and the weight's axis of output channels.
 _CHANNELS = {"Conv": 0, "Gemm": 0, "MatMul": 1}
@@ -100,12 +101,9 @@ class _Graph:
 
     def finish(self) -> None:
         """Write the nodes back, without the float weights that nobody reads any more."""
-        graph = self.model.graph
-        del graph.node[:], graph.value_info[:]
-        graph.node.extend(self.made)
-        read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-        for tensor in [t for t in graph.initializer if t.name not in read]:
-            graph.initializer.remove(tensor)
+        del self.model.graph.node[:], self.model.graph.value_info[:]
+        self.model.graph.node.extend(self.made)
+        onnx_file.pruned(self.model)
 
 
 def _layer_name(node: onnx.NodeProto) -> str:

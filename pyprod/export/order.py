@@ -3,6 +3,7 @@
 A format is a file of this room that has::
 
     SUFFIX = ".onnx"
+    NUMERICS = "float32"   # or "simulated": agrees with the model's rounding simulated; "quantized": is near the model
     def write(order: Order, path: Path) -> Written: ...                # to exactly this path
     def readers(order: Order, path: Path) -> dict[str, Reader]: ...    # every runtime that can run the file here
 """
@@ -37,6 +38,10 @@ class Order:
         opset: of ONNX.
         external_data: weights of an ONNX file in a file of their own; None: where one file can't hold them.
         threads: for compilers and runtimes.
+        calibration: rows for formats that quantize by themselves.
+        judge: what of the model's metric a reader loses; None where there is no metric.
+        budget: how much it may lose.
+        progress: called with what is done now.
     """
 
     model: nn.Module
@@ -47,6 +52,10 @@ class Order:
     opset: int = onnx_file.OPSET
     external_data: bool | None = None
     threads: int = 1
+    calibration: tuple[Tensor, ...] = ()
+    judge: Callable[[Reader], float] | None = None
+    budget: float = 0.0
+    progress: Callable[[str], None] = lambda what: None
 
 
 @dataclass(frozen=True)

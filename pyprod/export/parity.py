@@ -19,6 +19,9 @@ FLOAT32 = 1e-5
 #: The same for integers: a value within float32's rounding of the middle between two integers goes to either.
 INT8 = 2e-2
 
+#: The same for a quantized file against the float model; what its metric loses says more.
+QUANTIZED = 0.5
+
 #: Rows of a batch of real rows; the sizes vary, as a batch of one is often another path.
 _BATCHES = (1, 2, 7, 16)
 

@@ -13,6 +13,7 @@ from pyprod.export.order import Order, Reader, Written
 from pyprod.export.program import all_axes
 
 SUFFIX = ".safetensors"
+NUMERICS = "float32"
 
 
 def write(order: Order, path: Path) -> Written:

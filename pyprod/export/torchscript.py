@@ -12,6 +12,7 @@ from pyprod.export.program import all_axes
 from pyprod.export.quiet import quiet
 
 SUFFIX = ".pt"
+NUMERICS = "float32"
 
 
 def write(order: Order, path: Path) -> Written:

@@ -151,4 +151,12 @@ def test_a_size_that_the_model_fixes_is_said_to_be(tmp_path: Path) -> None:
 
 
 def test_a_format_is_a_file_that_writes_one() -> None:
-    assert formats().keys() == {"aotinductor", "onnx", "onnx_fused", "onnx_qdq", "safetensors", "torchscript"}
+    assert formats().keys() == {
+        "aotinductor",
+        "onnx",
+        "onnx_fused",
+        "onnx_qdq",
+        "onnx_static",
+        "safetensors",
+        "torchscript",
+    }
