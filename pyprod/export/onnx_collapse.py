@@ -8,6 +8,7 @@ harmful ones left out, as few as it takes.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -87,6 +88,8 @@ def quantize_all(model: onnx.ModelProto, calibration: tuple[Tensor, ...]) -> onn
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
+                # Else a ReLU goes where its rounding clips below 0, and taking out the rounding takes out the ReLU.
+                extra_options={"QDQKeepRemovableActivations": True},
             )
         return onnx.load(target)
 
@@ -111,17 +114,22 @@ def repair(
     if naive <= budget:
         return Repaired(quantized, count, (), naive, naive)
     ranked = _ranked(switched, rows, progress)
-    low, high, loss = 1, count, 0.0
-    while low < high:
-        middle = (low + high) // 2
-        found = judge(switched.reader(_without(everything, ranked[:middle])))
-        progress(f"{middle} of {count} roundings left out")
-        if found <= budget:
-            high, loss = middle, found
-        else:
-            low = middle + 1
-    out = ranked[:high]
-    return Repaired(switched.without([index for index, _ in out]), count, tuple(r for _, r in out), naive, loss)
+    losses: dict[int, float] = {}  # by how many are left out
+
+    def loss(left_out: int) -> float:
+        progress(f"{left_out} of {count} roundings left out")
+        losses[left_out] = judge(switched.reader(_without(everything, ranked[:left_out])))
+        return losses[left_out]
+
+    fewest = bisect.bisect_left(range(count), True, lo=1, key=lambda left_out: loss(left_out) <= budget)
+    out = ranked[:fewest]
+    return Repaired(
+        switched.without([index for index, _ in out]),
+        count,
+        tuple(r for _, r in out),
+        naive,
+        losses.get(fewest) or loss(fewest),
+    )
 
 
 def _ranked(
