@@ -11,6 +11,7 @@ from typing import Any
 from tools.gate_study.tables import rate
 
 FAULTS, ENVIRONMENT = "faults.json", "environment.json"
+_SHOWN = 12  # of the roundings left out
 
 
 def faults(results: Path) -> str:
@@ -39,14 +40,13 @@ def parity(results: Path) -> str:
     folder = _newest(results, "*.parity.json")
     if folder is None:
         return "*Not measured yet.*\n"
-    lines = ["| workload | format | runtime | real rows, calls | error | random sizes, calls | error |"]
-    lines.append("|---|---|---|---:|---:|---:|---:|")
-    for path in sorted(folder.glob("*.parity.json")):
-        for made in json.loads(path.read_text()):
-            lines += _runtimes(path.name.partition(".")[0], made)
+    lines = ["| file | runtime | real rows, calls | error | random sizes, calls | error |"]
+    lines.append("|---|---|---:|---:|---:|---:|")
+    for path in sorted(set(folder.glob("*.parity.json")) - set(folder.glob("*.static.onnx.parity.json"))):
+        lines += _runtimes(json.loads(path.read_text()))
     machine = json.loads((folder / ENVIRONMENT).read_text())
     versions = ", ".join(f"{n} {machine['packages'][n]}" for n in ("torch", "onnx", "onnxruntime-gpu", "openvino"))
-    command = "pyprod export WORKLOAD --format ... --shapes 500 --json"
+    command = "pyprod export WORKLOAD --format ... --shapes 500"
     return (
         "\n".join(lines) + f"\n\n*{machine['cpu']['model']}; {versions}; `{command}`; step by step in "
         f"[results/export/{folder.name}](../results/export/{folder.name}). "
@@ -55,13 +55,35 @@ def parity(results: Path) -> str:
     )
 
 
-def _runtimes(workload: str, made: Mapping[str, Any]) -> Iterable[str]:
+def static(results: Path) -> str:
+    """What all roundings cost, and which ones had to go, of the newest record."""
+    found = sorted((results / "export").glob("*/*.static.onnx.parity.json"))
+    if not found:
+        return "*Not measured yet.*\n"
+    made = json.loads(found[-1].read_text())
+    facts = made["facts"]
+    loss, out = facts["loss"], facts["left_out"]
+    lines = ["| left out, worst first | in | value of the file | alone, output off by |", "|---|---|---|---:|"]
+    for rounding in out[:_SHOWN]:
+        name = f"`{rounding['step']}` | {rounding['module']} | `{rounding['tensor']}`"
+        lines.append(f"| {name} | {rounding['error']:.1%} |")
+    folder = found[-1].parent.name
+    return (
+        "\n".join(lines)
+        + f"\n\n*{made['file']}: all {facts['roundings']} roundings lose {loss['all_roundings']:.1%} of the "
+        f"metric; without these {len(out)} (of which {min(_SHOWN, len(out))} are shown) {loss['without_these']:.2%}, "
+        f"where {loss['budget']:.1%} is allowed. `pyprod export {made['metadata']['workload']} --format onnx_static`, "
+        f"[results/export/{folder}](../results/export/{folder}).*\n"
+    )
+
+
+def _runtimes(made: Mapping[str, Any]) -> Iterable[str]:
     by_reader: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for row in made.get("parity", ()):
+    for row in made["parity"]:
         by_reader.setdefault(row["reader"], {})[row["rows"]] = row
     for reader, rows in by_reader.items():
         cells = [f"{rows[kind]['calls']} | {float(rows[kind]['error']):.1e}" for kind in ("real", "random")]
-        yield f"| {workload} | {made['format']} | {reader} | {' | '.join(cells)} |"
+        yield f"| {made['file']} | {reader} | {' | '.join(cells)} |"
 
 
 def _newest(results: Path, pattern: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""What distillation, and training in bfloat16, gain and cost: each over several seeds, beside training without.
+"""What distillation, training in bfloat16, and training under rounding gain and cost: over seeds, beside without.
 
     python -m tools.training_study results/training/NAME --study distill --workload digits
     python -m tools.training_study results/training/NAME --study bfloat16 --workload tabular
@@ -25,6 +25,9 @@ from pyprod.measure import statistics
 from pyprod.measure.store import write_atomically
 from pyprod.optimize import finetune, structured
 from pyprod.progress import Bar
+from pyprod.quantize import ptq
+from pyprod.quantize import qat as quantize_aware
+from pyprod.quantize.simulate import simulation
 from pyprod.step import Context, Made
 from pyprod.train import Settings, fit
 from pyprod.workloads import Workload, training
@@ -42,6 +45,14 @@ TEACHERS: Mapping[str, dict[str, Any]] = {
     "digits": {"weight": 0.5, "temperature": 2.0},
     "fashion_mnist": {"weight": 0.5, "temperature": 2.0},
     "tabular": {"weight": 0.5, "temperature": 2.0},
+}
+
+
+#: Weights of so few bits that rounding costs something, and the training that shall win it back.
+ROUNDED: Mapping[str, dict[str, Any]] = {
+    "digits": {"weight_bits": 3, "epochs": 15, "learning_rate": 0.002},
+    "fashion_mnist": {"weight_bits": 4, "epochs": 1, "learning_rate": 0.001},
+    "tabular": {"weight_bits": 3, "epochs": 1, "learning_rate": 0.0005},
 }
 
 
@@ -110,6 +121,26 @@ def bfloat16(name: str, arm: str, seed: int) -> dict[str, Any]:
     return {"metric": score(made.model, workload), "seconds": seconds, "steps": made.steps, "skipped": made.skipped}
 
 
+def qat(name: str, arm: str, seed: int) -> dict[str, Any]:
+    """Weights of few bits: the model rounded as it is, or trained under the rounding."""
+    workload, how = workloads.load(name), dict(ROUNDED[name])
+    bits = how.pop("weight_bits")
+    made = Made(copy.deepcopy(workload.model()))
+    before, started = score(made.model, workload), time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        context = Context(workload, Path(folder))
+        if arm == "rounded":
+            made = ptq.apply(made, context, scheme="static", observer="mse", weight_bits=bits)
+        else:
+            made = quantize_aware.apply(
+                made, context, observer="mse", weight_bits=bits, distill=TEACHERS[name], seed=seed, **how
+            )
+    seconds = time.monotonic() - started
+    assert made.quantspec is not None
+    metric = score(simulation(made.model, made.quantspec), workload)
+    return {"metric": metric, "float": before, "bits": bits, "seconds": seconds}
+
+
 def score(model: nn.Module, workload: Workload) -> float:
     """The workload's metric of a float model."""
     assert workload.score is not None
@@ -120,6 +151,7 @@ def score(model: nn.Module, workload: Workload) -> float:
 
 
 STUDIES = {
+    "qat": (("rounded", "trained"), qat),
     "distill": (("with teacher", "alone"), distill),
     "bfloat16": (("float32", "bfloat16"), bfloat16),
 }
