@@ -30,10 +30,12 @@ class Variant:
     Attributes:
         numerics: what the heavy operators compute in; fixes how far outputs may be from float32 eager.
         summary: one line for ``pyprod list``.
+        attention: whether only models with attention have this variant.
     """
 
     numerics: Numerics
     summary: str
+    attention: bool = False
 
 
 @dataclass(frozen=True)

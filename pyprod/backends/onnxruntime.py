@@ -23,7 +23,7 @@ from pyprod.types import Unavailable
 
 VARIANTS = {
     "fp32": Variant("float32", "graph optimizations at their highest level"),
-    "fused": Variant("float32", "each attention one node, which the optimizations don't find in today's exports"),
+    "fused": Variant("float32", "each attention one node, which ONNX Runtime doesn't find by itself", attention=True),
     "fp16": Variant("float16", "weights and activations in float16 (CUDA)"),
     "int8_dynamic": Variant("int8", "weights per channel, activations per tensor with scales found at run time"),
     "int8_static": Variant("int8", "QDQ: weights per channel, activations per tensor with calibrated scales"),

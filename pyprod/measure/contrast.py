@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pyprod import discover
 from pyprod.measure import statistics
 from pyprod.measure.report.frame import Record, summarize
 from pyprod.measure.statistics import Discordant, Estimate
@@ -98,8 +98,10 @@ def _find(record: Record, name: str) -> list[Candidate]:
     form = name if "/" in name else f"base/{name}"
     found = [c for c in record.candidates if name == c.id or form == f"{c.recipe}/{c.backend}"]
     if not found:
-        known = {f"{c.recipe}/{c.backend}" for c in record.candidates}
-        raise PyprodError(discover.unknown("form", form, known))
+        known = sorted({f"{c.recipe}/{c.backend}" for c in record.candidates})
+        near = difflib.get_close_matches(form, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {', '.join(known)}"
+        raise PyprodError(f"unknown form {form!r}; {hint}")
     return found
 
 

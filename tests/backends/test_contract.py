@@ -26,7 +26,10 @@ HERE = [name for name, variant, why in backends.known("cpu") if variant and not 
 
 def models(backend: str) -> list[str]:
     """What to try it on; a backend that compiles takes seconds for anything."""
-    return ["mlp"] if hasattr(backends.split(backend)[0], "no_compiler") else ["transformer", "cnn"]
+    module, variant = backends.split(backend)
+    if module.VARIANTS[variant].attention:
+        return ["transformer"]
+    return ["mlp"] if hasattr(module, "no_compiler") else ["transformer", "cnn"]
 
 
 def prepare(request_for: Callable[..., Request], backend: str, model: str, batch: int) -> Runner:
