@@ -44,7 +44,11 @@ def _table(results: Path, study: str, head: list[str], row: Any) -> str:
         return "*Not measured yet.*\n"
     folder = found[-1].parent
     runs = [r for line in found[-1].read_text().splitlines() if (r := json.loads(line))["study"] == study]
-    names = list(dict.fromkeys(run["workload"] for run in runs))
+    arms = len({run["arm"] for run in runs})
+    seen = {
+        name: {r["arm"] for r in runs if r["workload"] == name} for name in dict.fromkeys(r["workload"] for r in runs)
+    }
+    names = [name for name, found in seen.items() if len(found) == arms]  # none that has just begun
     lines = [*head, *(row(name, [run for run in runs if run["workload"] == name]) for name in names)]
     cpu = json.loads((folder / ENVIRONMENT).read_text())["cpu"]["model"]
     return (
