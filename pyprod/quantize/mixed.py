@@ -15,6 +15,9 @@ from pyprod.step import Context, Made
 from pyprod.types import Evaluation, PyprodError, QuantSpec, Unavailable
 from pyprod.workloads import Workload
 
+#: Steps that change weights must come before: `pyprod.recipes` sees to it.
+FINDS_SCALES = True
+
 _ROWS = 32  # a pass
 
 

@@ -17,6 +17,9 @@ from pyprod.step import Context, Made
 from pyprod.types import PyprodError, QuantSpec
 from pyprod.workloads import Workload
 
+#: Steps that change weights must come before: `pyprod.recipes` sees to it.
+FINDS_SCALES = True
+
 Scheme = Literal["dynamic", "static"]
 
 

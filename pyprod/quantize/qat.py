@@ -28,6 +28,9 @@ from pyprod.train.distill import from_teacher
 from pyprod.types import PyprodError, QuantSpec, TensorQuant
 from pyprod.workloads import training
 
+#: Steps that change weights must come before: `pyprod.recipes` sees to it.
+FINDS_SCALES = True
+
 _CHILD = "input_rounding"  # of a layer: so its scale is among the model's parameters
 _LEAST = torch.finfo(torch.float32).tiny
 

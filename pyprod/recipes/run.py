@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pyprod import discover, nn, optimize, quantize, train, workloads
+from pyprod import discover, fuse, nn, optimize, quantize, train, workloads
 from pyprod.measure.store import write_atomically
 from pyprod.recipes import shapes
 from pyprod.recipes.file import Step
@@ -75,7 +75,7 @@ def check(steps: Sequence[Step]) -> list[ModuleType]:
     """
     modules = [_module(step.name) for step in steps]
     for (earlier, before), (later, after) in itertools.pairwise(zip(modules, steps, strict=True)):
-        if _room(earlier) == quantize.__name__ and _room(later) != quantize.__name__:
+        if hasattr(earlier, "FINDS_SCALES") and not hasattr(later, "FINDS_SCALES"):
             raise PyprodError(f"step {after.name} changes weights whose scales {before.name} has found: put it before")
     for module, step in zip(modules, steps, strict=True):
         signature = inspect.signature(module.apply)
@@ -157,10 +157,6 @@ def _module(name: str) -> ModuleType:
     raise PyprodError(discover.unknown("step", name, known))
 
 
-def _room(module: ModuleType) -> str:
-    return module.__name__.rpartition(".")[0]
-
-
 def _own(workload: Workload) -> torch.nn.Module:
     """The workload's model, to be changed: `Workload.model` may give the same module each time."""
     return copy.deepcopy(workload.model())
@@ -174,7 +170,7 @@ def _digests(workload_name: str, workload: Workload, steps: Sequence[Step], thre
     """
     out = hashlib.sha256(f"{workload_name} {threads} {torch.__version__} {version('torch-pruning')}".encode())
     out.update(fingerprint([*workload.model().state_dict().values(), *workload.inputs, *workload.calibration]).encode())
-    folders = [Path(room.__path__[0]) for room in (optimize, quantize, train, nn, workloads)]
+    folders = [Path(room.__path__[0]) for room in (optimize, quantize, train, nn, fuse, workloads)]
     user, colon, _ = workload_name.rpartition(":")
     for source in [
         *sorted(path for folder in folders for path in folder.glob("*.py")),

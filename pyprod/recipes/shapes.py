@@ -21,6 +21,7 @@ def restore(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         PyprodError: the state is not of such a model, or a layer of a kind that can't be resized differs in shape.
     """
     _shorten(model, state)
+    _untie(model, state)
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
         for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -41,6 +42,16 @@ def _shorten(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         prefix = f"{name}." if name else ""
         while len(stack) and stack[-1].state_dict() and not _has(state, f"{prefix}{len(stack) - 1}."):
             del stack[-1]
+
+
+def _untie(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a parameter that the model has under two names, and the state different values of, a copy for each."""
+    first: dict[int, str] = {}
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        other = first.setdefault(id(parameter), name)
+        if other != name and name in state and other in state and not torch.equal(state[name], state[other]):
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, nn.Parameter(parameter.detach().clone()))
 
 
 def _has(state: Mapping[str, Tensor], prefix: str) -> bool:

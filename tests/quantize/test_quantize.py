@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from pyprod import nn as int8
 from pyprod.fuse import fuse
 from pyprod.nn import asymmetric, dynamic_quantspec, static_quantspec
-from pyprod.quantize import mixed, observe, ptq
+from pyprod.quantize import mixed, observe, ptq, smooth
 from pyprod.quantize.sensitivity import only, sensitivity
 from pyprod.quantize.simulate import fake_quantized_activation, simulated
+from pyprod.recipes import shapes
 from pyprod.step import Context, Made
 from pyprod.types import Evaluation, PyprodError, QuantSpec, TensorQuant, Unavailable
 from pyprod.workloads import Workload
@@ -205,3 +206,31 @@ def test_a_spec_of_something_else_is_refused() -> None:
     with pytest.raises(PyprodError, match="no kernel computes 4-bit per_token"):
         fake_quantized_activation(torch.ones(1, 4), TensorQuant("per_token", bits=4))
     assert only(spec, []).weights == {}
+
+
+def test_smoothing_is_a_step_whose_result_comes_back_untied(tmp_path: Path) -> None:
+    """A decoder's head has the weight of its embedding; smoothed it has its own, and is restored with it."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.norm = nn.Embedding(12, 8), nn.LayerNorm(8)
+            self.head = nn.Linear(8, 12, bias=False)
+            self.head.weight = self.embedding.weight
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.head(self.norm(self.embedding(ids)))
+
+    ids = torch.randint(12, (20, 5))
+    made = Workload(lambda: Tied().eval(), (ids,), (ids,), None)
+    model = made.model()
+    with torch.no_grad():
+        model.norm.weight[3] = 50.0  # type: ignore[union-attr, index]
+        want = model(ids)
+    found = smooth.apply(Made(model), Context(made, tmp_path))
+    assert "moved into weights at 1 places" in found.notes[-1]
+    restored = shapes.restore(Tied(), {key: t.clone() for key, t in found.model.state_dict().items()})
+    torch.testing.assert_close(restored(ids), want, rtol=1e-4, atol=1e-4)
+    assert restored.head.weight is not restored.embedding.weight  # type: ignore[union-attr]
+    with pytest.raises(PyprodError, match="strength"):
+        smooth.apply(Made(model), Context(made, tmp_path), strength=2.0)

@@ -190,6 +190,9 @@ def test_wrong_steps(step: Step, words: str) -> None:
 
 
 def test_weights_are_quantized_last() -> None:
+    with pytest.raises(PyprodError, match="step smooth changes weights whose scales mixed has found: put it before"):
+        recipes.check([Step("mixed", {}), Step("smooth", {})])
+    recipes.check([Step("smooth", {}), Step("ptq", {}), Step("qat", {})])
     with pytest.raises(PyprodError, match="step finetune changes weights whose scales ptq has found: put it before"):
         recipes.check([Step("structured", {"macs": 0.5}), Step("ptq", {}), Step("finetune", {"epochs": 1})])
 

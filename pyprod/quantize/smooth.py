@@ -1,0 +1,30 @@
+"""SmoothQuant as a step: scale of channels with outliers moved into the weights that read them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pyprod.fuse import Untraceable
+from pyprod.fuse import smooth as move_scale
+from pyprod.step import Context, Made
+from pyprod.types import PyprodError
+
+
+def apply(made: Made, context: Context, *, strength: float = 0.5) -> Made:
+    """The step: see `pyprod.fuse.smooth`. The model computes the same in float; what is quantized after it loses less.
+
+    `native` does this by itself to a model without a QuantSpec.
+
+    Args:
+        strength: how much of a channel's scale moves, 0 to 1.
+
+    Raises:
+        PyprodError: strength is no share, or the model can't be traced.
+    """
+    if not 0 <= strength <= 1:
+        raise PyprodError(f"strength is 0 to 1, not {strength:g}")
+    try:
+        places = move_scale(made.model, context.workload.calibration, strength)
+    except Untraceable as why:
+        raise PyprodError(f"the model can't be traced: {why}") from why
+    return replace(made, notes=(*made.notes, f"scale of outlying channels moved into weights at {places} places"))
