@@ -1,8 +1,8 @@
 """What a step of a recipe gets, and what it gives: `pyprod.optimize` and `pyprod.quantize` have the steps.
 
 A step is a file with a function ``apply(made: Made, context: Context, *, ...) -> Made``; its name is the file's, and
-what a recipe says beside the name are its keyword arguments. ``FINDS_SCALES = True`` in it says that what it finds holds
-for the weights as they are: only such steps may follow.
+what a recipe says beside the name are its keyword arguments. ``FINDS_SCALES = True`` in it says that what it finds
+holds for the weights as they are: only such steps may follow.
 """
 
 from __future__ import annotations
