@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import onnx
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -121,6 +122,7 @@ def deliver(order: Order, name: str, path: Path, check: Check, progress: Progres
     if name not in known:
         raise PyprodError(discover.unknown("format", name, known))
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     folder = path.with_name(f".{os.getpid()}-{path.name}")
     folder.mkdir()
     try:
@@ -175,13 +177,21 @@ def _examine(
 
 def _facts(order: Order, written: Written, path: Path) -> dict[str, Any]:
     return {
-        "bytes": sum(part.stat().st_size for part in path.parent.iterdir() if part.name.startswith(path.name)),
+        "bytes": sum(part.stat().st_size for part in (path, path.with_name(f"{path.name}.data")) if part.exists()),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "torch": torch.__version__,
         "open": sorted({name for open_ in written.axes for name in open_.values()}),
         "fixed": dict(written.fixed),
         **written.facts,
     }
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes left that were killed while they wrote this file."""
+    for folder in path.parent.glob(f".*-{path.name}"):
+        pid = folder.name[1:].partition("-")[0]
+        if pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
+            shutil.rmtree(folder)
 
 
 def _replace(part: Path, target: Path) -> None:

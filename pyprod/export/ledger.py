@@ -25,6 +25,7 @@ from scipy.special import ndtr
 from torch import Tensor, fx
 
 from pyprod.export.quiet import quiet
+from pyprod.types import PyprodError
 
 #: What float64 leaves of a step's error, where the file holds the model's own constants.
 EXACT = 1e-11
@@ -97,11 +98,11 @@ def ledger(program: torch.export.ExportedProgram, file: onnx.ModelProto, inputs:
     """Compare program and file on `inputs`, as the program takes them.
 
     Raises:
-        ValueError: the file has no value that the program names: it was made from another model.
+        PyprodError: the file has no value that the program names: it was made from another model.
     """
     wanted = _program_values(program, inputs, {name for node in file.graph.node for name in node.output})
     if not wanted:
-        raise ValueError("the file shares no value with the model: it was exported from another one")
+        raise PyprodError("the file shares no value with the model: it was exported from another one")
     own = _Constants(program)
     run = _Run(file, wanted, own)
     steps = (*_tables(program, file), *run.steps(inputs))

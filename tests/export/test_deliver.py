@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import onnx
@@ -133,6 +134,17 @@ def test_what_fails_on_the_way_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(PyprodError, match="did you mean 'onnx'"):
         deliver(order(), "onxx", tmp_path / "model.onnx", check(nn.Identity()))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_swept_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
+    asked = order()
+    gone, alive = tmp_path / ".4194303-m.pt", tmp_path / f".{os.getppid()}-m.pt"
+    for folder in (gone, alive):
+        folder.mkdir()
+        (folder / "m.pt").write_bytes(b"half")
+    deliver(asked, "torchscript", tmp_path / "m.pt", check(asked.model))
+    assert not gone.exists()
+    assert alive.exists()
 
 
 def test_a_size_that_the_model_fixes_is_said_to_be(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pyprod.export import onnx_file
 from pyprod.export.ledger import EXACT, FOLDED, difference, ledger
 from pyprod.export.onnx_file import Converted
 from pyprod.export.program import trace
+from pyprod.types import PyprodError
 from tests.export.toy import SEQUENCE, Attention, Convolutions, images, seeded, tokens
 
 
@@ -138,7 +139,7 @@ def test_a_weight_that_is_off_by_a_hundredth_of_itself_is_found(convolutions: Co
 
 def test_a_file_of_another_model_is_refused(attention: Converted) -> None:
     other = onnx.helper.make_model(onnx.helper.make_graph([onnx.helper.make_node("Relu", ["a"], ["b"])], "g", [], []))
-    with pytest.raises(ValueError, match="another"):
+    with pytest.raises(PyprodError, match="another"):
         ledger(attention.program, other, tokens())
 
 
