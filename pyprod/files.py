@@ -94,6 +94,11 @@ def write(
     return found
 
 
+def steps(settings: Settings) -> int:
+    """Of progress that a format makes, where its batch is open: writing, the steps of the model, each call compared."""
+    return 2 + parity.batches(settings.rows) + settings.shapes
+
+
 def check(workload_name: str, recipe: str, path: Path, settings: Settings, progress: Progress) -> Delivery:
     """Hold an ONNX file that is there already against the model.
 

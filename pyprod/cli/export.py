@@ -57,6 +57,7 @@ def export(options: argparse.Namespace) -> int:
     )
     names = sorted(deliver.formats()) if options.format == ["all"] else options.format
     with Bar("exporting") as bar:
+        bar.planned((1 if options.check else len(names)) * files.steps(settings))
         if options.check:
             delivery = files.check(options.workload, options.recipe, options.check, settings, bar.step)
             found = [files.Outcome("onnx", delivery, "; ".join(delivery.problems[:1]))]
@@ -89,8 +90,9 @@ def _left_out(facts: Any, console: Console) -> None:
 def show(found: Sequence[Any], console: Console) -> None:
     """A row per file, then what is wrong with it."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("format", "file", "MB", "open", "steps", "worst step", "runtimes, largest error"):
-        table.add_column(heading, justify="right" if heading in ("MB", "steps", "worst step") else "left")
+    for heading in ("format", "file", "MB", "open", "steps", "worst step", "outputs off by"):
+        justify = "right" if heading in ("MB", "steps", "worst step", "outputs off by") else "left"
+        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for outcome in found:
         made = outcome.delivery
         if made is None:
@@ -98,11 +100,10 @@ def show(found: Sequence[Any], console: Console) -> None:
         ledger = made.ledger
         size, opened = f"{made.facts['bytes'] / 1e6:.2f}", ", ".join(made.facts["open"])
         steps, worst = ("", "") if ledger is None else (str(len(ledger.steps)), f"{ledger.largest.error:.1g}")
-        errors: dict[str, float] = {}
-        for p in made.parity:
-            errors[p.reader] = max(p.error, errors.get(p.reader, 0.0))
-        runtimes = ", ".join(f"{name} {error:.1g}" for name, error in errors.items())
-        table.add_row(outcome.format, str(made.path), size, opened, steps, worst, escape(runtimes))
+        largest = max(made.parity, key=lambda p: p.error)
+        runtimes = len({p.reader for p in made.parity})
+        outputs = f"{largest.error:.1g} in {runtimes} runtimes" if runtimes > 1 else f"{largest.error:.1g}"
+        table.add_row(outcome.format, str(made.path), size, opened, steps, worst, outputs)
     if table.row_count:
         console.print(table)
     for outcome in found:

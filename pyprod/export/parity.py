@@ -121,6 +121,12 @@ def real(inputs: tuple[Tensor, ...], axes: Sequence[Mapping[int, str]], most: in
     return calls
 
 
+def batches(most: int) -> int:
+    """How many calls `real` makes of so many rows, where the batch is open."""
+    whole, left = divmod(most, sum(_BATCHES))
+    return whole * len(_BATCHES) + sum(left > sum(_BATCHES[:i]) for i in range(len(_BATCHES)))
+
+
 def random(
     inputs: tuple[Tensor, ...],
     axes: Sequence[Mapping[int, str]],

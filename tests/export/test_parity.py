@@ -64,6 +64,8 @@ def test_real_rows_come_once_each_in_batches_of_several_sizes() -> None:
     calls = parity.real((torch.arange(60)[:, None],), ({0: "batch"},), most=40)
     assert torch.equal(torch.cat([c[0] for c in calls]).flatten(), torch.arange(40))
     assert {len(c[0]) for c in calls} >= {1, 2, 7, 16}
+    for most in (1, 2, 3, 4, 10, 26, 27, 40):
+        assert parity.batches(most) == len(parity.real((torch.arange(60)[:, None],), ({0: "batch"},), most))
     (fixed,) = parity.real((torch.arange(4)[:, None],), ({},), most=40)
     assert len(fixed[0]) == 4
 
