@@ -18,7 +18,10 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+
+import pandas as pd
 
 from pyprod import gate
 from pyprod.gate import records
@@ -52,11 +55,19 @@ def cohort_table(cohort: str, results: Path) -> str:
 
 def kernel_tables(title: str, results: Path) -> str:
     """Markdown of the kernel suite's tables whose titles begin with `title`, from its newest record."""
-    for record in _records(results):
+    found = _newest_kernels(_paths(results))
+    if found is None:
+        return "*Not measured yet.*\n"
+    record, frame = found
+    return f"{kernel_report.to_markdown_tables(frame, [title])}\n{caption(record)}\n"
+
+
+@cache  # nine blocks show one record
+def _newest_kernels(paths: tuple[Path, ...]) -> tuple[store.Record, pd.DataFrame] | None:
+    for record in map(_read, paths):
         if record.plan.get("suite") == "kernels":
-            frame = kernel_report.summarize(record.measurements, record.environment)
-            return f"{kernel_report.to_markdown_tables(frame, [title])}\n{caption(record)}\n"
-    return "*Not measured yet.*\n"
+            return record, kernel_report.summarize(record.measurements, record.environment)
+    return None
 
 
 def gate_study(results: Path) -> str:
@@ -94,7 +105,14 @@ def compared_records(which: str, results: Path) -> str:
 
 def _records(results: Path) -> Iterator[store.Record]:
     """Newest first."""
-    return map(store.read, sorted((path.parent for path in results.glob(f"*/{store.PLAN}")), reverse=True))
+    return map(_read, _paths(results))
+
+
+def _paths(results: Path) -> tuple[Path, ...]:
+    return tuple(sorted((path.parent for path in results.glob(f"*/{store.PLAN}")), reverse=True))
+
+
+_read = cache(store.read)  # each block looks through them
 
 
 def caption(record: store.Record) -> str:

@@ -14,6 +14,9 @@ RUNS, ENVIRONMENT = "runs.jsonl", "environment.json"
 
 _Run = dict[str, Any]
 
+#: Of a metric: what rounding must have cost for a share of it to mean something.
+_WORTH_A_SHARE = 0.005
+
 
 def distill(results: Path) -> str:
     """A row per workload: the student with its teacher and without."""
@@ -81,8 +84,9 @@ def _qat_row(name: str, runs: Sequence[_Run]) -> str:
     seeds = sorted(rounded.keys() & trained.keys())
     before, after = (np.array([arm[s]["metric"] for s in seeds]) for arm in (rounded, trained))
     whole = runs[0]["float"]
-    back = (after.mean() - before.mean()) / (whole - before.mean())
-    cells = [f"{runs[0]['bits']} bits", *(f"{x:.4f}" for x in (whole, before.mean(), after.mean())), f"{back:.0%}"]
+    lost = whole - before.mean()
+    back = f"{(after.mean() - before.mean()) / lost:.0%}" if lost > _WORTH_A_SHARE else ""
+    cells = [f"{runs[0]['bits']} bits", *(f"{x:.4f}" for x in (whole, before.mean(), after.mean())), back]
     return f"| {name} | {' | '.join(cells)} | {_paired(after - whole)} | {len(seeds)} |"
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from types import ModuleType
 from typing import Protocol
 
@@ -44,11 +45,13 @@ class Problem(Protocol):
         """
 
 
+@cache  # a table asks tens of thousands of times
 def kinds() -> list[str]:
     """Every kind of problem."""
     return discover.names(__name__)
 
 
+@cache
 def module(kind: str) -> ModuleType:
     """The file of one kind."""
     return discover.load(__name__, kind)
