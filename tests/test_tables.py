@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tools import export_tables, training_tables
+from tools import choose_tables, export_tables, training_tables
 
 MACHINE = {
     "cpu": {"model": "Abacus 9000"},
@@ -25,7 +25,13 @@ def training(results: Path, runs: list[dict[str, Any]]) -> None:
 
 
 def test_without_a_record_it_says_so(tmp_path: Path) -> None:
-    for table in (export_tables.faults, export_tables.parity, export_tables.static, training_tables.distill):
+    for table in (
+        export_tables.faults,
+        export_tables.parity,
+        export_tables.static,
+        training_tables.distill,
+        choose_tables.study,
+    ):
         assert table(tmp_path) == "*Not measured yet.*\n"
 
 
