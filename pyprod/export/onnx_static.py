@@ -43,5 +43,5 @@ def write(order: Order, path: Path) -> Written:
 
 
 def readers(order: Order, path: Path) -> dict[str, Reader]:
-    """ONNX Runtime with and without its optimizations, OpenVINO."""
-    return onnx_runtimes.readers(path, order.threads)
+    """ONNX Runtime with and without its optimizations; OpenVINO 2026.4 gives NaN for the encoder so quantized."""
+    return onnx_runtimes.onnxruntime_readers(path, order.threads)
