@@ -12,11 +12,14 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyprod.types import PyprodError, Unavailable
 
-Made = TypeVar("Made")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Made = TypeVar("Made", bound="DataclassInstance")
 
 
 def names(package: str) -> list[str]:
@@ -74,7 +77,7 @@ def construct(kind: type[Made], arguments: Mapping[str, Any], what: str) -> Made
     Raises:
         PyprodError: there is no such field; the message calls it an argument of `what`, and suggests near names.
     """
-    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    known = {field.name for field in dataclasses.fields(kind)}
     for name in arguments:
         if name not in known:
             raise PyprodError(unknown(f"argument of {what}", name, known))

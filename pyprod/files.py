@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -108,7 +110,7 @@ def check(workload_name: str, recipe: str, path: Path, settings: Settings, progr
     workload = workloads.load(workload_name)
     onnx_file.load(path)  # before minutes of work
     order, made = _order(workload_name, recipe, workload, settings, progress)
-    return deliver.examine(order, "onnx", path, _check("float32", workload, made, settings), progress)
+    return deliver.examine(order, path, _check("float32", workload, made, settings), progress)
 
 
 def _order(
@@ -132,18 +134,26 @@ def _order(
         external_data=settings.external_data,
         threads=settings.threads,
         calibration=tuple(t[:_CALIBRATION_ROWS] for t in workload.calibration),
-        judge=None if workload.score is None else lambda reader: _loss(reader, made.model, workload),
+        judge=None if workload.score is None else _judge(made.model, workload),
         budget=settings.accuracy_drop,
         progress=progress,
     )
     return order, made
 
 
-def _loss(reader: Reader, model: torch.nn.Module, workload: Workload) -> float:
-    """Share of the model's metric that a reader loses on the evaluation rows."""
-    own, base = _evaluate(reader, workload), _evaluate(lambda inputs: model(*inputs), workload)
-    lost = (statistics.score(base) - statistics.score(own)) / abs(statistics.score(base))
-    return lost if base.higher_is_better else -lost
+def _judge(model: torch.nn.Module, workload: Workload) -> Callable[[Reader], float]:
+    """From a reader to the share of the model's metric that it loses on the evaluation rows."""
+
+    @cache  # of the model itself: once, and only if a format asks
+    def base() -> Evaluation:
+        return _evaluate(lambda inputs: model(*inputs), workload)
+
+    def loss(reader: Reader) -> float:
+        own, whole = statistics.score(_evaluate(reader, workload)), statistics.score(base())
+        lost = (whole - own) / abs(whole) if whole else math.nan
+        return lost if base().higher_is_better else -lost
+
+    return loss
 
 
 def _evaluate(reader: Reader, workload: Workload) -> Evaluation:

@@ -91,7 +91,9 @@ def _write(file: RecipeFile, name: str, digest: str, record: Path, progress: hea
         whole = all(not row["file"] or (folder / row["file"]).is_file() for row in rows)
         if whole and [row["format"] for row in rows] == list(file.formats):
             return rows
-    outcomes = files.write(file.workload, name, file.formats, folder, files.Settings(), progress.step)
+    settings = files.Settings()
+    progress.planned(len(file.formats) * files.steps(settings))
+    outcomes = files.write(file.workload, name, file.formats, folder, settings, progress.step)
     rows = [
         {
             "format": outcome.format,
@@ -101,8 +103,8 @@ def _write(file: RecipeFile, name: str, digest: str, record: Path, progress: hea
         }
         for outcome in outcomes
     ]
-    folder.mkdir(exist_ok=True)
-    store.write_atomically(known, json.dumps(rows, indent=1) + "\n")
+    if not any(row["problem"] for row in rows):  # what failed is tried again
+        store.write_atomically(known, json.dumps(rows, indent=1) + "\n")
     return rows
 
 

@@ -45,7 +45,8 @@ def main() -> None:
     about = {"record": options.record.name, "require": demands, "prefer": options.prefer, "rounds": options.rounds}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out, json.dumps(about | {"seed": options.seed, "repeats": rows}, indent=1) + "\n")
-    print(f"met: {sum(row['met'] for row in rows)} of {len(rows)}; largest regret {max(r['regret'] for r in rows):.1%}")
+    regrets = [row["regret"] for row in rows if row["chosen"]]
+    print(f"met: {sum(row['met'] for row in rows)} of {len(rows)}; largest regret {max(regrets, default=0.0):.1%}")
 
 
 def study(measurements: Sequence[Measurement], demands: Mapping[str, float], options: Any, bar: Bar) -> Iterator[Any]:
@@ -56,6 +57,8 @@ def study(measurements: Sequence[Measurement], demands: Mapping[str, float], opt
     value = {row["candidate"]: float(row[column]) for _, row in summarize(measurements).iterrows()}
     (truth,) = choose.choose(measurements, demands, options.prefer)
     meeting = [name for name, found in truth.judged.items() if all(_keeps(judged) for judged in found)]
+    if not meeting:
+        raise SystemExit("no form of the record meets these demands: there is nothing to find")
     best = (min if end == "low" else max)(value[name] for name in meeting)
     for _ in range(options.repeats):
         seen = set(chance.sample(rounds, options.rounds))
@@ -63,8 +66,10 @@ def study(measurements: Sequence[Measurement], demands: Mapping[str, float], opt
             [m for m in measurements if m.metric not in _BY_ROUND or m.round in seen], demands, options.prefer
         )
         bar.step(found.chosen or "none")
-        ratio = value[found.chosen] / best if found.chosen else float("nan")
-        regret = (ratio if end == "low" else 1 / ratio) - 1
+        regret = None
+        if found.chosen:
+            ratio = value[found.chosen] / best
+            regret = (ratio if end == "low" else 1 / ratio) - 1
         yield {"chosen": found.chosen, "met": found.chosen in meeting, "regret": regret, "alike": len(found.alike)}
 
 

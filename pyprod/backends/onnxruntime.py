@@ -17,6 +17,8 @@ from torch import Tensor
 
 from pyprod.backends import Request, Runner, Variant
 from pyprod.backends._runner import Signature, calibration_batches, has_vnni
+from pyprod.export import onnx_file, onnx_fused
+from pyprod.export.program import trace
 from pyprod.export.shared import cached
 from pyprod.gpu.present import nvidia_gpu
 from pyprod.types import Unavailable
@@ -54,14 +56,16 @@ def available(variant: str, device: str) -> Unavailable | None:
 
 
 def prepare(request: Request) -> Runner:
-    """A session over the model's ONNX file, converted as the variant says."""
+    """A session over the model's ONNX file, converted as the variant says.
+
+    Raises:
+        Unavailable: the model has nothing that the variant converts.
+    """
+    if request.variant == "fused":  # from the program and no file, so that it exports by itself
+        return _fused(request)
     exported = cached(request.model, request.example, request.cache)
     path, notes = exported.path, exported.notes
-    if request.variant == "fused":
-        if exported.fused is None:
-            raise Unavailable("the model has no attention that can be fused", "use onnxruntime.fp32")
-        path = exported.fused
-    elif request.variant != "fp32":
+    if request.variant != "fp32":
         path = request.workdir / f"{request.variant}.onnx"
         notes += {"fp16": _to_fp16, "int8_dynamic": _to_int8_dynamic, "int8_static": _to_int8_static}[request.variant](
             exported.path, path, request
@@ -71,6 +75,16 @@ def prepare(request: Request) -> Runner:
     return runner
 
 
+def _fused(request: Request) -> Runner:
+    traced = trace(request.model, request.example)
+    model, attention = onnx_fused.fused(traced)
+    path = request.workdir / "fused.onnx"
+    onnx_file.save(model, path)
+    return OnnxRunner(
+        path, request, (f"attention: {attention}", *(f"static {d}: {why}" for d, why in traced.fixed.items()))
+    )
+
+
 class OnnxRunner(Runner):
     """An ONNX Runtime session on one provider, its inputs and its output bound to memory that stays in place."""
 
@@ -78,7 +92,7 @@ class OnnxRunner(Runner):
         self._signature = Signature(request.example)
         self._device = request.device
         self._session, more = _session(path, request)
-        self.artifact_bytes = path.stat().st_size
+        self.artifact_bytes = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))  # with .data
         self.notes = notes + more
         self._inputs = [node.name for node in self._session.get_inputs()]
         self._output = self._session.get_outputs()[0]

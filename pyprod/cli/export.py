@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -91,8 +91,8 @@ def show(found: Sequence[Any], console: Console) -> None:
     """A row per file, then what is wrong with it."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("format", "file", "MB", "open", "steps", "worst step", "outputs off by"):
-        justify = "right" if heading in ("MB", "steps", "worst step", "outputs off by") else "left"
-        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        justify: JustifyMethod = "right" if heading in ("MB", "steps", "worst step", "outputs off by") else "left"
+        table.add_column(heading, justify=justify, overflow="fold")
     for outcome in found:
         made = outcome.delivery
         if made is None:

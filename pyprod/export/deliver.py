@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pyprod import discover
+from pyprod.export import onnx as onnx_format
 from pyprod.export import parity
 from pyprod.export.ledger import Ledger, ledger
 from pyprod.export.order import Order, Written
@@ -143,15 +144,14 @@ def deliver(order: Order, name: str, path: Path, check: Check, progress: Progres
     return found
 
 
-def examine(order: Order, name: str, path: Path, check: Check, progress: Progress = lambda what: None) -> Delivery:
-    """The same of an ONNX file that is there already.
+def examine(order: Order, path: Path, check: Check, progress: Progress = lambda what: None) -> Delivery:
+    """The same of a file of the format onnx that is there already.
 
     Raises:
-        PyprodError: it can't be read.
+        PyprodError: it can't be read, or holds more than ONNX's own operators.
     """
-    module = formats()[name]
-    written: Written = module.reopen(order, path)
-    return Delivery(path, *_examine(order, written, module.readers(order, path), path, check, progress))
+    written = onnx_format.reopen(order, path)
+    return Delivery(path, *_examine(order, written, onnx_format.readers(order, path), path, check, progress))
 
 
 def _examine(

@@ -9,22 +9,17 @@ own and shares no code with any runtime.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
-from scipy.special import ndtr
-from torch import Tensor, fx
+from onnx import numpy_helper
+from torch import Tensor
 
-from pyprod.export.quiet import quiet
+from pyprod.export.in_double import double_node, evaluate, program_values, widened
 from pyprod.types import PyprodError
 
 #: What float64 leaves of a step's error, where the file holds the model's own constants.
@@ -100,26 +95,30 @@ def ledger(program: torch.export.ExportedProgram, file: onnx.ModelProto, inputs:
     Raises:
         PyprodError: the file has no value that the program names: it was made from another model.
     """
-    wanted = _program_values(program, inputs, {name for node in file.graph.node for name in node.output})
+    wanted = program_values(program, inputs, {name for node in file.graph.node for name in node.output})
     if not wanted:
         raise PyprodError("the file shares no value with the model: it was exported from another one")
     own = _Constants(program)
     run = _Run(file, wanted, own)
-    steps = (*_tables(program, file), *run.steps(inputs))
-    return Ledger(steps, own.exact, own.folded)
+    wrong = {step.name: step for step in _weights(program, file)}
+    steps = [wrong.pop(step.name, step) for step in run.steps(inputs)]  # a wrong weight is why its values differ
+    return Ledger((*wrong.values(), *steps), own.exact, own.folded)
 
 
-def _tables(program: torch.export.ExportedProgram, file: onnx.ModelProto) -> Iterator[Step]:
-    """Weights that rows are looked up in, and that differ: whatever rows the inputs name, most are not read."""
-    held = {tensor.name: tensor for tensor in file.graph.initializer}
+def _weights(program: torch.export.ExportedProgram, file: onnx.ModelProto) -> Iterator[Step]:
+    """Constants that bear the name of one of the model's weights, and differ from it: bit by bit.
+
+    Values would not show a row that no input looks up, nor a change below `FOLDED`. A weight that a batch norm was
+    folded into keeps its name and not its value: the values have to show that one.
+    """
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in file.graph.initializer}
+    own = {name: tensor.detach().numpy() for name, tensor in program.state_dict.items()}
     for node in file.graph.node:
-        own = program.state_dict.get(node.input[0]) if node.op_type == "Gather" else None
-        if own is None or node.input[0] not in held:
-            continue
-        wanted, got = own.detach().numpy(), numpy_helper.to_array(held[node.input[0]])
-        if got.shape != wanted.shape or got.tobytes() != wanted.tobytes():
-            problem = f"the weight {node.input[0]} is not the model's"
-            yield Step(program_node(node), module_of(node), (node.op_type,), math.inf, EXACT, problem)
+        step = program_node(node)
+        for name in (n for n in node.input if n in own and n in held and "batch_norm" not in step):
+            if _fingerprint(held[name]) != _fingerprint(own[name]):
+                problem = f"the weight {name} is not the model's"
+                yield Step(step, module_of(node), (node.op_type,), math.inf, EXACT, problem)
 
 
 def program_node(node: onnx.NodeProto) -> str:
@@ -175,7 +174,7 @@ class _Run:
         graph = self.file.graph
         held = {tensor.name for tensor in graph.initializer}
         names = [value.name for value in graph.input if value.name not in held]
-        self.values.update(zip(names, (_in_double(t.numpy()) for t in inputs), strict=True))
+        self.values.update(zip(names, (widened(t.numpy()) for t in inputs), strict=True))
         for tensor in graph.initializer:
             self._hold(tensor.name, numpy_helper.to_array(tensor))
         parts: dict[str, list[str]] = {}
@@ -191,12 +190,12 @@ class _Run:
     def _hold(self, name: str, array: np.ndarray) -> None:
         if not self.constants.is_exact(array):
             self.rounded.add(name)
-        self.values[name] = _in_double(array)
+        self.values[name] = widened(array)
 
     def _compute(self, node: onnx.NodeProto) -> str:
         """Run one node; why it can't be run, or ""."""
         if node.op_type == "Constant":
-            self._hold(node.output[0], _evaluate(node, {}, self.file.opset_import)[0])
+            self._hold(node.output[0], evaluate(node, {}, self.file.opset_import)[0])
             return ""
         reads = [name for name in node.input if name]
         if any(name not in self.values for name in reads):
@@ -204,7 +203,7 @@ class _Run:
         if any(name in self.rounded for name in reads):
             self.rounded.update(node.output)
         try:
-            found = _evaluate(_double_node(node), {name: self.values[name] for name in reads}, self.file.opset_import)
+            found = evaluate(double_node(node), {name: self.values[name] for name in reads}, self.file.opset_import)
         except Exception as error:  # whatever numpy raises on shapes that do not fit
             return f"fails: {str(error).strip().splitlines()[0][:120] or type(error).__name__}"
         self.values.update(zip(node.output, found, strict=True))
@@ -233,88 +232,3 @@ def difference(got: np.ndarray, want: np.ndarray) -> float:
         return 0.0
     scale = float(np.abs(want[finite]).max())
     return float(np.abs(got[finite] - want[finite]).max()) / max(scale, float(np.finfo(np.float32).tiny))
-
-
-def _program_values(
-    program: torch.export.ExportedProgram, inputs: tuple[Tensor, ...], names: set[str]
-) -> dict[str, np.ndarray]:
-    """What the program's nodes of these names give in float64, and its output under the file's name for it."""
-    with quiet():
-        module = copy.deepcopy(program.module())  # it shares its weights with the program
-    assert isinstance(module, fx.GraphModule)
-    recorder = _Recorder(module.double(), names)
-    with torch.no_grad():
-        recorder.run(*(t.double() if t.is_floating_point() else t for t in inputs))
-    return recorder.seen
-
-
-class _Recorder(fx.Interpreter):
-    """Runs a program in float64, whatever it says of float32, and keeps what its nodes give."""
-
-    def __init__(self, module: fx.GraphModule, names: set[str]) -> None:
-        super().__init__(module)
-        self._names = names
-        self.seen: dict[str, np.ndarray] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        """As the base class, and remember."""
-        value = super().run_node(n)
-        if n.name in self._names and isinstance(value, Tensor):
-            self.seen[n.name] = value.numpy()
-        return value
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """The checks of input shapes that torch.export adds are of the example's dtypes: left out."""
-        return None if target == "_guards_fn" else super().call_module(target, args, kwargs)
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """As the base class, with float32 among the arguments read as float64."""
-        args, kwargs = (fx.node.map_aggregate(a, _widened) for a in (args, kwargs))
-        return super().call_function(target, args, kwargs)
-
-
-def _widened(argument: Any) -> Any:
-    return torch.float64 if argument is torch.float32 else argument
-
-
-def _in_double(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float64) if array.dtype == np.float32 else array
-
-
-def _double_node(node: onnx.NodeProto) -> onnx.NodeProto:
-    """The node, its casts to float32 and its float32 tensors in float64."""
-    wide = onnx.NodeProto()
-    wide.CopyFrom(node)
-    for attribute in wide.attribute:
-        if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
-            attribute.i = TensorProto.DOUBLE
-        if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
-            attribute.t.CopyFrom(numpy_helper.from_array(_in_double(numpy_helper.to_array(attribute.t))))
-    return wide
-
-
-def _evaluate(
-    node: onnx.NodeProto, feeds: Mapping[str, np.ndarray], opsets: Iterable[onnx.OperatorSetIdProto]
-) -> list[np.ndarray]:
-    """One node in the reference evaluator, as a model of its own."""
-    given = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-        for name, array in feeds.items()
-    ]
-    taken = [onnx.ValueInfoProto(name=name) for name in node.output if name]
-    model = helper.make_model(helper.make_graph([node], "node", given, taken), opset_imports=list(opsets))
-    return [np.asarray(value) for value in ReferenceEvaluator(model, new_ops=[_Gelu]).run(None, dict(feeds))]
-
-
-class _Gelu(OpRun):  # type: ignore[misc]
-    """Gelu in float64: the evaluator's own, a function of other operators, has float32 constants."""
-
-    op_domain = ""
-
-    def _run(self, x: np.ndarray, approximate: str = "none") -> tuple[np.ndarray]:
-        if approximate == "tanh":
-            return (0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),)
-        return (x * ndtr(x),)
-
-
-_Gelu.__name__ = "Gelu"  # the evaluator finds operators by their class's name

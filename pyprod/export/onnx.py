@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 from pyprod.export import onnx_file, onnx_runtimes
 from pyprod.export.order import Order, Reader, Written
 from pyprod.export.program import Traced, trace
+from pyprod.types import PyprodError
 
 SUFFIX = ".onnx"
 NUMERICS = "float32"
@@ -21,7 +22,7 @@ def write(order: Order, path: Path) -> Written:
     made = onnx_file.convert(traced, order.opset)
     onnx_file.label(made.model, order.metadata)
     onnx_file.save(made.model, path, order.external_data)
-    return _written(order, path, traced, made.program)
+    return _written(order, path, order.opset, traced, made.program)
 
 
 def readers(order: Order, path: Path) -> dict[str, Reader]:
@@ -33,16 +34,19 @@ def reopen(order: Order, path: Path) -> Written:
     """What `write` returned when it wrote this file.
 
     Raises:
-        PyprodError: it can't be read.
+        PyprodError: it can't be read, or has operators of a runtime's own.
     """
-    onnx_file.load(path)
+    opsets = {entry.domain: entry.version for entry in onnx_file.load(path).opset_import}
+    foreign = ", ".join(sorted(opsets.keys() - {""}))
+    if foreign:
+        raise PyprodError(f"{path} has operators of {foreign}: only ONNX's own can be compared step by step")
     traced = trace(order.model, order.example, order.dimensions)
-    return _written(order, path, traced, onnx_file.convert(traced, order.opset).program)
+    return _written(order, path, opsets[""], traced, onnx_file.convert(traced, order.opset).program)
 
 
-def _written(order: Order, path: Path, traced: Traced, program: ExportedProgram) -> Written:
+def _written(order: Order, path: Path, opset: int, traced: Traced, program: ExportedProgram) -> Written:
     facts = {
-        "opset": order.opset,
+        "opset": opset,
         "onnxruntime": onnxruntime.__version__,
         "nodes": onnx_runtimes.optimized_nodes(path, order.threads),
     }

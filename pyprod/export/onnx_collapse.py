@@ -103,6 +103,8 @@ def repair(
 ) -> Repaired:
     """Take out roundings, the most harmful first and as few as it takes, until `judge` finds at most `budget` lost.
 
+    Where that takes all of them and does not suffice, `Repaired.loss` is above the budget.
+
     Args:
         rows: that each rounding alone is tried on; a few suffice.
         judge: is asked some `log2(roundings)` times.
@@ -122,14 +124,11 @@ def repair(
         return losses[left_out]
 
     fewest = bisect.bisect_left(range(count), True, lo=1, key=lambda left_out: loss(left_out) <= budget)
+    if fewest not in losses:  # all of them, which the search takes for granted
+        loss(fewest)
     out = ranked[:fewest]
-    return Repaired(
-        switched.without([index for index, _ in out]),
-        count,
-        tuple(r for _, r in out),
-        naive,
-        losses.get(fewest) or loss(fewest),
-    )
+    model = switched.without([index for index, _ in out])
+    return Repaired(model, count, tuple(rounding for _, rounding in out), naive, losses[fewest])
 
 
 def _ranked(

@@ -9,7 +9,7 @@ from pyprod.export import onnx_file, onnx_runtimes
 from pyprod.export.onnx_collapse import quantize_all, repair
 from pyprod.export.order import Order, Reader, Written
 from pyprod.export.program import trace
-from pyprod.types import Unavailable
+from pyprod.types import PyprodError, Unavailable
 
 SUFFIX = ".static.onnx"
 NUMERICS = "quantized"
@@ -23,6 +23,7 @@ def write(order: Order, path: Path) -> Written:
 
     Raises:
         Unavailable: nothing can judge the model: the workload has no metric.
+        PyprodError: no choice of roundings keeps to the budget.
     """
     if order.judge is None:
         raise Unavailable("the workload has no metric to keep to", "use the format onnx_qdq")
@@ -30,6 +31,11 @@ def write(order: Order, path: Path) -> Written:
     made = quantize_all(onnx_file.convert(traced, order.opset).model, order.calibration)
     tried = tuple(t[:_TRIED] for t in order.calibration)
     found = repair(made, tried, order.judge, order.budget, order.progress)
+    if not found.loss <= order.budget:
+        raise PyprodError(
+            f"{found.loss:.2%} of the metric is lost where {order.budget:.2%} is allowed, even with no activation "
+            "rounded: weights in 8 bits are too few"
+        )
     onnx_file.label(found.model, order.metadata)
     onnx_file.save(found.model, path, order.external_data)
     facts = {

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyprod.export import onnx_file, onnx_fused
-from pyprod.export.onnx_attention import fuse_attention
+from pyprod.export import onnx_file
 from pyprod.export.program import BATCH, trace
 
 
@@ -37,11 +37,6 @@ class Exported:
     seconds: float
     borrowed_s: float = field(compare=False)
     static_batch: str = ""
-
-    @property
-    def fused(self) -> Path | None:
-        """The same for ONNX Runtime alone, its attentions one node each; None where the model has none."""
-        return _fused(self.path) if _fused(self.path).exists() else None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -69,22 +64,15 @@ def cached(model: nn.Module, example: tuple[Tensor, ...], cache: Path) -> Export
         path = dynamic if dynamic.name in known["seconds"] else static
         if path.name not in known["seconds"]:
             for partial in cache.glob(f".*-{key}*"):  # of a process that was killed while it held the lock
-                partial.unlink()
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
             traced = trace(model, example, fixed={BATCH: known["static_batch"]} if known["static_batch"] else None)
             path = dynamic if traced.axes[0] else static
-            model, program = onnx_file.convert(traced)
-            onnx_file.save(model, path)
-            if fuse_attention(model, program)[0]:
-                onnx_file.save(model, _fused(path))
+            onnx_file.save(onnx_file.convert(traced).model, path)
             seconds = known["seconds"] | {path.name: time.perf_counter() - start}
             known = {"seconds": seconds, "static_batch": traced.fixed.get(BATCH, "")}
             _replace(record, json.dumps(known))
         took = known["seconds"][path.name]
         return Exported(path, took, took - (time.perf_counter() - start), known["static_batch"])
-
-
-def _fused(path: Path) -> Path:
-    return path.with_name(f"{path.stem}{onnx_fused.SUFFIX}")
 
 
 def digest(model: nn.Module, example: tuple[Tensor, ...]) -> str:

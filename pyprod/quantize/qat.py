@@ -72,7 +72,8 @@ class Rounding:
     def __init__(self, model: nn.Module, start: QuantSpec) -> None:
         self._model, self._start = model, start
         self._hooks: list[Any] = []
-        self._inputs: dict[nn.Module, nn.Module] = {}  # by layer, the rounding of its input
+        self._weights: dict[nn.Module, _Weight] = {}  # by layer
+        self._inputs: dict[nn.Module, _Static | _PerToken] = {}
         found = dict(layers(model))
         for name in start.weights:
             if name not in found:
@@ -81,29 +82,25 @@ class Rounding:
             layer = found[name]
             if layer in self._inputs:  # under two names
                 continue
-            parametrize.register_parametrization(layer, "weight", _Weight(layer.weight, quant))
+            self._weights[layer] = _Weight(layer.weight, quant)
+            parametrize.register_parametrization(layer, "weight", self._weights[layer])
             rounding = self._input(start.activations[name])
             layer.add_module(_CHILD, rounding)
             self._inputs[layer] = rounding
             self._hooks.append(layer.register_forward_pre_hook(_hook(rounding)))
 
-    def _input(self, quant: TensorQuant) -> nn.Module:
+    def _input(self, quant: TensorQuant) -> _Static | _PerToken:
         """Layers that read one tensor have one range, and must keep one scale: kernels round the tensor once."""
         if not quant.scale:
-            return _PerToken()
+            return _PerToken(quant)
         known = (r for r in self._inputs.values() if isinstance(r, _Static) and r.quant == quant)
         return next(known, None) or _Static(quant)
 
     def remove(self) -> QuantSpec:
         """The model as a float model again, and the QuantSpec with the scales that were learned."""
-        weights, activations = {}, {}
-        for name, quant in self._start.weights.items():
-            layer = self._model.get_submodule(name)
-            (rounding,) = layer.parametrizations.weight  # type: ignore[union-attr, misc]
-            weights[name] = TensorQuant("per_channel", quant.bits, tuple(rounding.positive().tolist()))
-            about = self._inputs[layer]
-            static = isinstance(about, _Static)
-            activations[name] = about.learned() if static else self._start.activations[name]  # type: ignore[operator]
+        named = {name: self._model.get_submodule(name) for name in self._start.weights}
+        weights = {name: self._weights[layer].learned() for name, layer in named.items()}
+        activations = {name: self._inputs[layer].learned() for name, layer in named.items()}
         for layer in self._inputs:
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
             delattr(layer, _CHILD)
@@ -121,7 +118,7 @@ class _Weight(nn.Module):
 
     def __init__(self, weight: Tensor, quant: TensorQuant) -> None:
         super().__init__()
-        self._most = largest(quant.bits)
+        self._bits, self._most = quant.bits, largest(quant.bits)
         rows = weight.detach().flatten(1)
         start = torch.tensor(quant.scale).expand(len(rows)) if quant.scale else channel_scale(rows, quant.bits)
         self.scale = nn.Parameter(start.clone())
@@ -129,6 +126,9 @@ class _Weight(nn.Module):
 
     def positive(self) -> Tensor:
         return _slowed(self.scale, self._share).clamp_min(_LEAST)
+
+    def learned(self) -> TensorQuant:
+        return TensorQuant("per_channel", self._bits, tuple(self.positive().tolist()))
 
     def forward(self, weight: Tensor) -> Tensor:
         scale = self.positive().view(-1, *[1] * (weight.dim() - 1))
@@ -154,7 +154,14 @@ class _Static(nn.Module):
 
 
 class _PerToken(nn.Module):
-    """An activation rounded to int8, a scale found for each row as it comes."""
+    """An activation rounded to int8, a scale found for each row as it comes: nothing is learned."""
+
+    def __init__(self, quant: TensorQuant) -> None:
+        super().__init__()
+        self._quant = quant
+
+    def learned(self) -> TensorQuant:
+        return self._quant
 
     def forward(self, x: Tensor) -> Tensor:
         q, scale = quantize_per_token_reference(x.detach())

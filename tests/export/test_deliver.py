@@ -113,11 +113,11 @@ def test_a_wrong_file_is_kept_aside_and_the_one_before_stays(
     assert sorted(p.name for p in tmp_path.iterdir()) == names
     assert len(caught.value.delivery.problems) > 1  # outputs, too
     if accepted:
-        found = examine(asked, "onnx", tmp_path / "model.onnx.rejected", check(asked.model))
+        found = examine(asked, tmp_path / "model.onnx.rejected", check(asked.model))
         assert found.problems == caught.value.delivery.problems
     else:
         with pytest.raises(PyprodError, match="no whole ONNX file"):
-            examine(asked, "onnx", tmp_path / "model.onnx.rejected", check(asked.model))
+            examine(asked, tmp_path / "model.onnx.rejected", check(asked.model))
 
 
 def test_what_fails_on_the_way_leaves_nothing(tmp_path: Path) -> None:

@@ -137,6 +137,19 @@ def test_a_weight_that_is_off_by_a_hundredth_of_itself_is_found(convolutions: Co
     assert [(fault.name, fault.module) for fault in found] == [("linear", "head")]
 
 
+def test_a_weight_that_is_off_by_its_last_bit_is_found(attention: Converted) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        weight = next(t for t in model.graph.initializer if t.name == "norm.weight")
+        array = numpy_helper.to_array(weight).copy()
+        array[1] = np.nextafter(array[1], np.float32(9))
+        weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+
+    found = ledger(attention.program, broken(attention, change), tokens()).faults
+    assert [(fault.name, fault.problem) for fault in found] == [
+        ("layer_norm", "the weight norm.weight is not the model's")
+    ]
+
+
 def test_a_file_of_another_model_is_refused(attention: Converted) -> None:
     other = onnx.helper.make_model(onnx.helper.make_graph([onnx.helper.make_node("Relu", ["a"], ["b"])], "g", [], []))
     with pytest.raises(PyprodError, match="another"):

@@ -15,7 +15,7 @@ from pyprod.export.onnx_collapse import _Switched, quantize_all, repair
 from pyprod.export.onnx_runtimes import onnxruntime
 from pyprod.export.order import Order, Reader
 from pyprod.export.program import trace
-from pyprod.types import Unavailable
+from pyprod.types import PyprodError, Unavailable
 from tests.export.toy import Convolutions, images, seeded
 
 
@@ -90,6 +90,14 @@ def test_a_switched_file_is_the_one_or_the_other(outlier: tuple[nn.Module, Tenso
     none = switched.reader(np.zeros(count, bool))((x,))
     assert torch.allclose(none, onnxruntime(tmp_path / "none.onnx", 1, "none")((x,)), atol=1e-5)
     assert judge(model, x)(lambda inputs: none) < 0.02  # weights are in integers still
+
+
+def test_a_budget_that_weights_alone_exceed_is_no_file(outlier: tuple[nn.Module, Tensor], tmp_path: Path) -> None:
+    model, x = outlier
+    order = Order(model, (x[:2],), calibration=(x,), judge=judge(model, x), budget=1e-9)
+    with pytest.raises(PyprodError, match="even with no activation rounded"):
+        onnx_static.write(order, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_a_metric_nothing_can_be_judged(outlier: tuple[nn.Module, Tensor], tmp_path: Path) -> None:

@@ -67,8 +67,12 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     model, x = seeded(Small()), (torch.randn(1, 4),)
     partial = tmp_path / f".4711-{digest(model, x)}.onnx"
     partial.write_bytes(b"half a file")
+    folder = tmp_path / f".4712-{digest(model, x)}.onnx"  # as the exporter makes it: a graph may have a second file
+    folder.mkdir()
+    (folder / "half.onnx").write_bytes(b"half a file")
     exported = cached(model, x, tmp_path)
     assert not partial.exists()
+    assert not folder.exists()
     onnx.checker.check_model(str(exported.path))
 
 
