@@ -41,20 +41,23 @@ def test_faults_by_kind_and_what_outputs_alone_would_have_said(tmp_path: Path) -
 
     rows = [fault("no_butter", True, 1e-4), fault("no_butter", False, 1e-7), fault("burnt", True, "inf")]
     write(tmp_path / "export/a", "faults.json", {"faults": rows})
+    write(tmp_path / "export/a", "environment.json", MACHINE)
     table = export_tables.faults(tmp_path)
     assert "| no butter | 2 | 2 | 1 | 1 | 0 |" in table
     assert "| **all** | 3 | 3 | 2 | 2 | 1 |" in table
-    assert "Files of toast. Located: 2 of 3" in table
+    assert "Files of toast, Abacus 9000, a shared virtual machine; " in table
+    assert "Located: 2 of 3" in table
 
 
 def test_parity_by_file_and_runtime(tmp_path: Path) -> None:
     def row(reader: str, rows: str, error: float) -> dict[str, Any]:
         return {"reader": reader, "rows": rows, "calls": 9, "error": error}
 
-    made = {"file": "toast.onnx", "parity": [row("grill", "real", 1e-6), row("grill", "random", 2e-6)]}
+    steps = [{"error": 3e-16, "tolerance": 1e-11}, {"error": 2e-16, "tolerance": 1e-11}]
+    made = {"file": "toast.onnx", "ledger": steps, "parity": [row("grill", "real", 1e-6), row("grill", "random", 2e-6)]}
     write(tmp_path / "export/a", "toast.onnx.parity.json", made)
     write(tmp_path / "export/a", "environment.json", MACHINE)
-    assert "| toast.onnx | grill | 9 | 1.0e-06 | 9 | 2.0e-06 |" in export_tables.parity(tmp_path)
+    assert "| toast.onnx | 3e-16 / none | grill | 9 | 1.0e-06 | 9 | 2.0e-06 |" in export_tables.parity(tmp_path)
 
 
 def test_arms_are_paired_by_seed(tmp_path: Path) -> None:

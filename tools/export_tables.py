@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pyprod.export.ledger import EXACT, FOLDED
 from tools.gate_study.tables import rate
 
 FAULTS, ENVIRONMENT = "faults.json", "environment.json"
@@ -29,7 +30,9 @@ def faults(results: Path) -> str:
     located = rate(sum(row["located"] for row in rows), len(rows))
     workloads = ", ".join(sorted({row["workload"] for row in rows}))
     return (
-        "\n".join(lines) + f"\n\n*Files of {workloads}. Located: {located}, by Clopper and Pearson. "
+        "\n".join(lines)
+        + f"\n\n*Files of {workloads}, {_machine(folder)}. Located: {located}, by Clopper and Pearson. "
+        "The kinds of fault are those that we thought of. "
         f"`python -m tools.export_faults results/export/{folder.name}`; each fault in "
         f"[results/export/{folder.name}](../results/export/{folder.name}).*\n"
     )
@@ -40,15 +43,13 @@ def parity(results: Path) -> str:
     folder = _newest(results, "*.parity.json")
     if folder is None:
         return "*Not measured yet.*\n"
-    lines = ["| file | runtime | real rows, calls | error | random sizes, calls | error |"]
-    lines.append("|---|---|---:|---:|---:|---:|")
+    lines = ["| file | worst step, exact / folded | runtime | real rows, calls | error | random sizes, calls | error |"]
+    lines.append("|---|---|---|---:|---:|---:|---:|")
     for path in sorted(set(folder.glob("*.parity.json")) - set(folder.glob("*.static.onnx.parity.json"))):
         lines += _runtimes(json.loads(path.read_text()))
-    machine = json.loads((folder / ENVIRONMENT).read_text())
-    versions = ", ".join(f"{n} {machine['packages'][n]}" for n in ("torch", "onnx", "onnxruntime-gpu", "openvino"))
     command = "pyprod export WORKLOAD --format ... --shapes 500"
     return (
-        "\n".join(lines) + f"\n\n*{machine['cpu']['model']}; {versions}; `{command}`; step by step in "
+        "\n".join(lines) + f"\n\n*{_machine(folder)}; `{command}`; step by step in "
         f"[results/export/{folder.name}](../results/export/{folder.name}). "
         "The error of a call is its worst output vector's: the L2 norm of the difference over the root mean square "
         "of such norms on real rows.*\n"
@@ -72,9 +73,35 @@ def static(results: Path) -> str:
         "\n".join(lines)
         + f"\n\n*{made['file']}: all {facts['roundings']} roundings lose {loss['all_roundings']:.1%} of the "
         f"metric; without these {len(out)} (of which {min(_SHOWN, len(out))} are shown) {loss['without_these']:.2%}, "
-        f"where {loss['budget']:.1%} is allowed. `pyprod export {made['metadata']['workload']} --format onnx_static`, "
+        f"where {loss['budget']:.1%} is allowed. {_machine(found[-1].parent)}; "
+        "what is left out was chosen on the rows that judge. "
+        f"`pyprod export {made['metadata']['workload']} --format onnx_static`, "
         f"[results/export/{folder}](../results/export/{folder}).*\n"
     )
+
+
+def attention(results: Path) -> str:
+    """How many attentions of the newest fused file are one node."""
+    found = sorted((results / "export").glob("*/encoder.fused.onnx.parity.json"))
+    if not found:
+        return "*Not measured yet.*\n"
+    folder = found[-1].parent
+    fused = json.loads(found[-1].read_text())["facts"]["attention"]
+    record = f"[results/export/{folder.name}](../results/export/{folder.name})"
+    return f"Of the encoder's attentions: {fused} ({_machine(folder)}, {record}).\n"
+
+
+def _machine(folder: Path) -> str:
+    machine = json.loads((folder / ENVIRONMENT).read_text())
+    versions = ", ".join(f"{n} {machine['packages'][n]}" for n in ("torch", "onnx", "onnxruntime-gpu", "openvino"))
+    return f"{machine['cpu']['model']}, a shared virtual machine; {versions}"
+
+
+def _worst_steps(made: Mapping[str, Any]) -> str:
+    """The largest error of a step: where the file has the model's own constants, and where some are folded."""
+    steps = made["ledger"] or []
+    by_tolerance = [[float(s["error"]) for s in steps if s["tolerance"] == t] for t in (EXACT, FOLDED)]
+    return " / ".join(f"{max(errors):.0e}" if errors else "none" for errors in by_tolerance) if steps else ""
 
 
 def _runtimes(made: Mapping[str, Any]) -> Iterable[str]:
@@ -83,7 +110,7 @@ def _runtimes(made: Mapping[str, Any]) -> Iterable[str]:
         by_reader.setdefault(row["reader"], {})[row["rows"]] = row
     for reader, rows in by_reader.items():
         cells = [f"{rows[kind]['calls']} | {float(rows[kind]['error']):.1e}" for kind in ("real", "random")]
-        yield f"| {made['file']} | {reader} | {' | '.join(cells)} |"
+        yield f"| {made['file']} | {_worst_steps(made)} | {reader} | {' | '.join(cells)} |"
 
 
 def _newest(results: Path, pattern: str) -> Path | None:

@@ -152,6 +152,7 @@ _STUDIES = {
     "training-bfloat16": training_tables.bfloat16,
     "training-qat": training_tables.qat,
     "export-static": export_tables.static,
+    "export-attention": export_tables.attention,
     "choose-study": choose_tables.study,
 }
 

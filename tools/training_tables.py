@@ -55,8 +55,11 @@ def _table(results: Path, study: str, head: list[str], row: Any) -> str:
     lines = [*head, *(row(name, [run for run in runs if run["workload"] == name]) for name in names)]
     cpu = json.loads((folder / ENVIRONMENT).read_text())["cpu"]["model"]
     return (
-        "\n".join(lines) + f"\n\n*{cpu}, one thread, shared. Means over seeds; the difference is paired by seed, with "
-        f"Student's 95% interval. `python -m tools.training_study results/training/{folder.name} --study {study} "
+        "\n".join(lines)
+        + f"\n\n*{cpu}, a shared virtual machine, one thread. Means over seeds; the difference is paired by "
+        "seed, with Student's 95% interval. Seconds are medians of trainings one after the other, beside other work: "
+        "a hint. "
+        f"`python -m tools.training_study results/training/{folder.name} --study {study} "
         f"--workload ...`; each training in [results/training/{folder.name}](../results/training/{folder.name}).*\n"
     )
 
