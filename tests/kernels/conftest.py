@@ -4,14 +4,6 @@ import pytest
 import torch
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    """Fresh inputs each run; the seed is printed with a failure."""
-    seed = torch.seed() % 2**32
-    print(f"torch.manual_seed({seed})")
-    torch.manual_seed(seed)
-
-
 @pytest.fixture
 def poison():
     """Memory that torch hands out is bytes of 255 until it is written: NaN in every float format, -1 as an integer."""

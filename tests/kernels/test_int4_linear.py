@@ -103,11 +103,12 @@ def test_quantizing_rounds_to_the_nearest(symmetric):
 
 def test_the_whole_layer_is_close_to_float():
     """The error of 4 bits: a step / sqrt(12) each, where a step is the largest of 32 normal weights, 2.1 sigma, / 7.5:
-    8% of the norm. That of 8-bit activations: the largest of 500, 3 sigma, / 127 / sqrt(12): 0.7%."""
+    8% of the norm, and 9.5% where the range is cut at +7 of 8; 0.26% more or less from one draw to the next. That of
+    8-bit activations: the largest of 500, 3 sigma, / 127 / sqrt(12): 0.7%."""
     w, x = torch.randn(200, 500) / 20, torch.randn(7, 500)
     made = quantize_int4_weight(w)
     want = x @ w.T
-    assert (int4_linear(x, pack_int4_weight(made)) - want).norm() < 0.1 * want.norm()
+    assert (int4_linear(x, pack_int4_weight(made)) - want).norm() < 0.11 * want.norm()
     assert (int4_linear(x, pack_int4_weight(made)) - x @ made.dequantize().T).norm() < 0.02 * want.norm()
 
 
