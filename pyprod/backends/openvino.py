@@ -21,6 +21,7 @@ from torch import Tensor
 from pyprod.backends import Request, Runner, Variant
 from pyprod.backends._runner import RELU_HIDES_NAN, Signature, calibration_batches, cpu_flags
 from pyprod.export.shared import cached
+from pyprod.openvino_core import core
 from pyprod.types import Unavailable
 
 os.environ.setdefault("NNCF_CI", "1")  # or it sends usage statistics over the network, while others are timed
@@ -48,7 +49,7 @@ def available(variant: str, device: str) -> Unavailable | None:
 def prepare(request: Request) -> Runner:
     """The ONNX file at the example's shapes, quantized if so asked, saved as IR and compiled from there."""
     exported = cached(request.model, request.example, request.cache)
-    model = ov.Core().read_model(exported.path)
+    model = core().read_model(exported.path)
     notes = exported.notes
     if request.variant == "int8":
         model = _quantized(model, request, request.example[0].shape[0] if exported.static_batch else 1)
@@ -72,7 +73,7 @@ class OpenVinoRunner(Runner):
             "INFERENCE_NUM_THREADS": request.threads,
             "INFERENCE_PRECISION_HINT": _PRECISION[request.variant],
         }
-        self._model = ov.Core().compile_model(path, "CPU", config)
+        self._model = core().compile_model(path, "CPU", config)
         self.artifact_bytes = path.stat().st_size + path.with_suffix(".bin").stat().st_size
         self.notes = (*notes, _arithmetic(self._model), RELU_HIDES_NAN)
 

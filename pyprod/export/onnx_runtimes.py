@@ -57,8 +57,10 @@ def openvino(path: Path, threads: int) -> Reader:
     """OpenVINO's CPU plugin, held to float32."""
     import openvino as ov
 
+    from pyprod.openvino_core import core
+
     config = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": ov.Type.f32}
-    model = ov.Core().compile_model(path, "CPU", config)
+    model = core().compile_model(path, "CPU", config)
 
     def read(inputs: tuple[Tensor, ...]) -> Tensor:
         outputs = model([t.contiguous().numpy() for t in inputs])

@@ -15,6 +15,7 @@ from torch import Tensor
 from pyprod.environment import cpu
 from pyprod.kernel_suite.peers import Prepared, Variant
 from pyprod.kernel_suite.problems.linear import Linear
+from pyprod.openvino_core import core
 from pyprod.types import Unavailable
 
 _LINEARS = ("linear", "linear_cold")
@@ -57,7 +58,7 @@ class OpenVino:
     """A model compiled for each shape; rows and result are the caller's memory, not copies."""
 
     def __init__(self, model: ov.Model, variant: str, threads: int) -> None:
-        self._model, self._core = model, ov.Core()
+        self._model = model
         self._config = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
@@ -71,7 +72,7 @@ class OpenVino:
         """Compile for these rows."""
         (x,) = inputs
         self._model.reshape(list(x.shape))
-        request = self._core.compile_model(self._model, "CPU", self._config).create_infer_request()
+        request = core().compile_model(self._model, "CPU", self._config).create_infer_request()
         rows = ov.Tensor(x.numpy(), shared_memory=True)
         request.set_input_tensor(rows)
         output = np.empty(request.model_outputs[0].shape, np.float32)
