@@ -1,5 +1,5 @@
-"""Build csrc/ into pyprod/libpyprod.so (ops, torch's stable ABI), pyprod/_probe (pybind11, no torch) and
-pyprod/libplace.so (preloaded by the gate; plain C++).
+"""Build csrc/ into pyprod/libpyprod.so (ops, torch's stable ABI), pyprod/libpyprod_onnxruntime.so (custom operators,
+no torch), pyprod/_probe (pybind11, no torch) and pyprod/libplace.so (preloaded by the gate; plain C++).
 
 Environment:
     PYPROD_CUDA: "auto" (default: CUDA code is built where nvcc works), "1" (refuse to build without it) or "0".
@@ -34,8 +34,13 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 OPS, PROBE, PLACE = "pyprod.libpyprod", "pyprod._probe", "pyprod.libplace"
+ONNXRUNTIME = "pyprod.libpyprod_onnxruntime"
 #: Folders below csrc/ that are libraries of their own.
-APART = ("csrc/probe/", "csrc/place/")
+APART = ("csrc/probe/", "csrc/place/", "csrc/onnxruntime/")
+#: The matrix product without its torch ops.
+GEMM = tuple(
+    f"csrc/int8_gemm/{path}.cpp" for path in ("amx", "avx2", "avx512_vnni", "avx_vnni", "dispatch", "portable")
+)
 
 # 2.11 is the oldest torch whose stable ABI has all that csrc/ uses; a library built for it also loads on newer ones.
 TORCH_OLDEST = (2, 11)
@@ -155,7 +160,7 @@ def probe_cuda(cxx: str) -> Cuda | str:
 
 
 def ninja_file(torch: Path, cxx: str, cuda: Cuda | None, probe_name: str) -> str:
-    """build.ninja: one object per source with a depfile, three shared libraries. Paths are absolute."""
+    """build.ninja: one object per source with a depfile, four shared libraries. Paths are absolute."""
     import pybind11
 
     torch_flags = f"{TORCH_TARGET} -isystem {torch}/include -isystem {torch}/include/torch/csrc/api/include"
@@ -185,6 +190,9 @@ def ninja_file(torch: Path, cxx: str, cuda: Cuda | None, probe_name: str) -> str
     lines.append(f"build libpyprod.so: link {objects(ops_sources(cuda is not None), torch_flags)}")
     lines.append(f" linker = {f'{nvcc} -cudart static' if cuda else linker}\n libs = {libraries}")
     lines.append(f"build {probe_name}: link {objects(probe_sources(), python_flags)}\n linker = {cxx}")
+    custom = linked([f"{source}.o" for source in GEMM])  # the very objects of libpyprod
+    custom += " " + objects(sources("onnxruntime/*.cpp"), "")
+    lines.append(f"build libpyprod_onnxruntime.so: link {custom}\n linker = {linker}")
     lines.append(f"build libplace.so: link {objects(sources('place/*.cpp'), '')}\n linker = {cxx}")
     return "\n".join(lines) + "\n"
 
@@ -233,7 +241,7 @@ class Build(build_ext):
         temp.mkdir(parents=True, exist_ok=True)
         (temp / "build.ninja").write_text(ninja_file(torch, cxx, cuda, probe_name))
         jobs = os.environ.get("MAX_JOBS", str(len(os.sched_getaffinity(0))))
-        wanted = [OPS] if SANITIZE else [OPS, PROBE, PLACE]
+        wanted = [OPS, ONNXRUNTIME] if SANITIZE else [OPS, ONNXRUNTIME, PROBE, PLACE]
         files = {name: Path(self.get_ext_filename(name)).name for name in wanted}
         ninja = [sys.executable, "-m", "ninja", "-C", str(temp), "-j", jobs, *files.values()]
         done = subprocess.run(ninja, stdout=sys.stderr)
@@ -254,6 +262,7 @@ if __name__ == "__main__":
     setup(
         ext_modules=[
             Extension(OPS, ops_sources(cuda=True), depends=headers),
+            Extension(ONNXRUNTIME, [*GEMM, *sources("onnxruntime/*.cpp")], depends=headers),
             Extension(PROBE, probe_sources(), depends=headers),
             Extension(PLACE, sources("place/*.cpp"), depends=headers),
         ],

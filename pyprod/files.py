@@ -167,8 +167,9 @@ def _evaluate(reader: Reader, workload: Workload) -> Evaluation:
 
 
 def _check(numerics: str, workload: Workload, made: Made, settings: Settings) -> Check:
-    reference, tolerance = made.model, _TOLERANCES[numerics]
+    reference, tolerance, twin = made.model, _TOLERANCES[numerics], None
     if numerics == "simulated" and made.quantspec is not None:
         reference = simulation(copy.deepcopy(made.model), made.quantspec)
+        twin = parity.jittered(reference)
     shapes = settings.shapes if numerics != "quantized" else 0  # scales are of real rows: random ones lie outside
-    return Check(workload.inputs, reference, settings.rows, shapes, tolerance)
+    return Check(workload.inputs, reference, settings.rows, shapes, tolerance, twin)

@@ -28,4 +28,13 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, const F& f) {
   if (begin < end) f(begin, end);
 }
 
+// The same as an object, for code that is also built for other owners of threads (onnxruntime/threads.h).
+struct TorchThreads {
+  int64_t count() const { return num_threads(); }
+  template <class F>
+  void run(int64_t begin, int64_t end, int64_t grain, const F& f) const {
+    parallel_for(begin, end, grain, f);
+  }
+};
+
 }  // namespace pyprod

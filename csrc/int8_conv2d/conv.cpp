@@ -149,7 +149,7 @@ void run_by_driver(const Conv& conv, const Path& path, int64_t m, const int8_t* 
     path.prepare(patch, k, prepared);
   };
   const Epilogue epilogue = epilogue_of(conv, residual, out, relu_later);
-  int8_gemm::Driver(path, m, n, k, conv.packed, prepare, epilogue).run();
+  int8_gemm::Driver(TorchThreads(), path, m, n, k, conv.packed, prepare, epilogue).run();
   if (relu_later) relu(conv, m * n, out);
 }
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 
-#include "common/parallel.h"
 #include "common/scratch.h"
 #include "int8_gemm/path.h"
 
@@ -43,21 +42,21 @@ inline int64_t prepared_stride(const Path& path, int64_t k) {
   return (ceil_div(padded_k(k) * path.activation_bytes, 64) | 1) * 64;
 }
 
-// One GEMM. `prepare(m, row)` writes row m's prepared activations; it is called from several threads, never twice for
-// a row.
-template <class Prepare>
+// One GEMM on `threads` (common/parallel.h: TorchThreads). `prepare(m, row)` writes row m's prepared activations; it is
+// called from several threads, never twice for a row.
+template <class Threads, class Prepare>
 class Driver {
  public:
-  Driver(const Path& path, int64_t m, int64_t n, int64_t k, const int8_t* packed, Prepare prepare,
-         const Epilogue& epilogue)
-      : path_(path), m_(m), n_(n), k_(k), packed_(packed), prepare_(prepare), epilogue_(epilogue) {}
+  Driver(const Threads& threads, const Path& path, int64_t m, int64_t n, int64_t k, const int8_t* packed,
+         Prepare prepare, const Epilogue& epilogue)
+      : threads_(threads), path_(path), m_(m), n_(n), k_(k), packed_(packed), prepare_(prepare), epilogue_(epilogue) {}
 
   void run() const {
     if (m_ == 0 || n_ == 0) return;
-    const int64_t threads = num_threads(), panels = ceil_div(n_, kPanel);
+    const int64_t threads = threads_.count(), panels = ceil_div(n_, kPanel);
     if (panels * panel_bytes(k_) <= l2_bytes() / 2 && m_ >= 2 * threads * path_.tile_rows) {
       // The weights stay in every core's L2: the threads share the rows.
-      parallel_for(0, m_, grain(n_, 0), [&](int64_t begin, int64_t end) { row_range(begin, end, panels); });
+      threads_.run(0, m_, grain(n_, 0), [&](int64_t begin, int64_t end) { row_range(begin, end, panels); });
       return;
     }
     // The threads share the panels: each weight is read by one core, once for as many rows as half of L2 holds, or as
@@ -71,6 +70,7 @@ class Driver {
   }
 
  private:
+  const Threads threads_;
   const Path& path_;
   const int64_t m_, n_, k_;
   const int8_t* packed_;
@@ -100,11 +100,11 @@ class Driver {
   // again for each tile of rows; with `cut_k` the path makes the blocks.
   void panel_ranges(char* rows, int64_t m, int64_t count, int64_t panels, bool cut_k) const {
     const int64_t row_grain = ceil_div(kPrepareGrain, std::max<int64_t>(1, k_));
-    parallel_for(0, count, row_grain, [&](int64_t begin, int64_t end) {
+    threads_.run(0, count, row_grain, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) prepare_(m + r, rows + r * stride_);
     });
     const int64_t step = cut_k ? panels : std::max<int64_t>(1, l2_bytes() / 5 / panel_bytes(k_));
-    parallel_for(0, panels, grain(count * kPanel, kPanel), [&](int64_t begin, int64_t end) {
+    threads_.run(0, panels, grain(count * kPanel, kPanel), [&](int64_t begin, int64_t end) {
       for (int64_t first = begin; first < end; first += step) {
         const int64_t last = std::min(end, first + step), next = std::min(end, last + step);
         path_.block({rows, stride_, m, count, packed_, n_, k_, first, last, next, cut_k}, epilogue_);

@@ -5,6 +5,7 @@
 
 #include <cfloat>
 
+#include "common/parallel.h"
 #include "int8_gemm/driver.h"
 #include "int8_gemm/ops.h"
 
@@ -45,7 +46,7 @@ Tensor linear(const Tensor& x_in, const Tensor& packed, int64_t n, int64_t k, co
   const auto prepare = [&](int64_t row, void* prepared) {
     scales[row] = isa.prepare_quantized(types.in, from + row * bytes, k, prepared);
   };
-  Driver(isa, m, n, k, bytes_of(packed), prepare, epilogue).run();
+  Driver(TorchThreads(), isa, m, n, k, bytes_of(packed), prepare, epilogue).run();
   return out;
 }
 
@@ -80,7 +81,7 @@ Tensor linear_prequantized(const Tensor& q_in, const Tensor& scale, const Tensor
   const int8_t* from = static_cast<const int8_t*>(q.const_data_ptr());
   const int64_t stride = row_stride(q);
   const auto prepare = [&](int64_t row, void* prepared) { isa.prepare(from + row * stride, k, prepared); };
-  Driver(isa, m, n, k, bytes_of(packed), prepare, epilogue).run();
+  Driver(TorchThreads(), isa, m, n, k, bytes_of(packed), prepare, epilogue).run();
   return out;
 }
 
@@ -140,7 +141,7 @@ Tensor linear_static(const Tensor& x_in, double x_scale, int64_t x_zero_point, c
       isa.prepare(reinterpret_cast<const int8_t*>(bytes), k, prepared);
     }
   };
-  Driver(isa, m, n, k, bytes_of(packed), prepare, epilogue).run();
+  Driver(TorchThreads(), isa, m, n, k, bytes_of(packed), prepare, epilogue).run();
   return out;
 }
 

@@ -42,7 +42,7 @@ Tensor gemm(const Tensor& a_in, const Tensor& packed, int64_t n, int64_t k) {
   epilogue.out = out.mutable_data_ptr();
   epilogue.out_stride = n;
   const auto prepare = [&](int64_t row, void* prepared) { isa.prepare(from + row * stride, k, prepared); };
-  Driver(isa, m, n, k, static_cast<const int8_t*>(packed.const_data_ptr()), prepare, epilogue).run();
+  Driver(TorchThreads(), isa, m, n, k, static_cast<const int8_t*>(packed.const_data_ptr()), prepare, epilogue).run();
   return out;
 }
 

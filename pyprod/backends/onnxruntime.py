@@ -17,10 +17,11 @@ from torch import Tensor
 
 from pyprod.backends import Request, Runner, Variant
 from pyprod.backends._runner import Signature, calibration_batches, has_vnni
-from pyprod.export import onnx_file, onnx_fused
-from pyprod.export.program import trace
+from pyprod.export import onnx_file, onnx_fused, onnx_native
+from pyprod.export.program import Traced, trace
 from pyprod.export.shared import cached
 from pyprod.gpu.present import nvidia_gpu
+from pyprod.nn import dynamic_quantspec
 from pyprod.types import Unavailable
 
 VARIANTS = {
@@ -28,6 +29,7 @@ VARIANTS = {
     "fused": Variant("float32", "each attention one node, which ONNX Runtime doesn't find by itself", attention=True),
     "fp16": Variant("float16", "weights and activations in float16 (CUDA)"),
     "int8_dynamic": Variant("int8", "weights per channel, activations per tensor with scales found at run time"),
+    "int8_native": Variant("int8", "linear layers on our kernels, as custom operators; attention in float"),
     "int8_static": Variant("int8", "QDQ: weights per channel, activations per tensor with calibrated scales"),
 }
 
@@ -35,7 +37,7 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 #: Matrix products as they stand in an optimized graph, in integers and in float.
 _INTEGER_OPS = {"ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm"}
-_INTEGER_OPS |= {"QLinearConv", "QLinearMatMul"}
+_INTEGER_OPS |= {"QLinearConv", "QLinearMatMul", onnx_native.OPERATOR}
 _FLOAT_OPS = {"Conv", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul", "NhwcFusedConv"}
 
 #: Rows per calibration pass: enough for speed, few enough for memory.
@@ -50,6 +52,8 @@ def available(variant: str, device: str) -> Unavailable | None:
         return Unavailable(f"no device {device!r}", "use cpu or cuda")
     if device == "cuda" and not nvidia_gpu():
         return Unavailable("no NVIDIA GPU")
+    if variant == "int8_native" and device == "cuda":
+        return Unavailable("the custom operators run on the CPU only", "use native.int8")
     if _PROVIDERS[device] not in ort.get_available_providers():
         return Unavailable(f"this ONNX Runtime has no {_PROVIDERS[device]}", "pip install onnxruntime-gpu")
     return None
@@ -61,8 +65,8 @@ def prepare(request: Request) -> Runner:
     Raises:
         Unavailable: the model has nothing that the variant converts.
     """
-    if request.variant == "fused":  # from the program and no file, so that it exports by itself
-        return _fused(request)
+    if request.variant in _OWN:  # from the program and no file, so that they export by themselves
+        return _own(request)
     exported = cached(request.model, request.example, request.cache)
     path, notes = exported.path, exported.notes
     if request.variant != "fp32":
@@ -75,14 +79,28 @@ def prepare(request: Request) -> Runner:
     return runner
 
 
-def _fused(request: Request) -> Runner:
+def _own(request: Request) -> Runner:
     traced = trace(request.model, request.example)
-    model, attention = onnx_fused.fused(traced)
-    path = request.workdir / "fused.onnx"
+    model, notes = _OWN[request.variant](traced, request)
+    path = request.workdir / f"{request.variant}.onnx"
     onnx_file.save(model, path)
-    return OnnxRunner(
-        path, request, (f"attention: {attention}", *(f"static {d}: {why}" for d, why in traced.fixed.items()))
-    )
+    return OnnxRunner(path, request, (*notes, *(f"static {d}: {why}" for d, why in traced.fixed.items())))
+
+
+def _fused(traced: Traced, request: Request) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    model, attention = onnx_fused.fused(traced)
+    return model, (f"attention: {attention}",)
+
+
+def _native(traced: Traced, request: Request) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    quantspec = request.quantspec or dynamic_quantspec(request.model)
+    if not quantspec.weights:
+        raise Unavailable("model has no linear layer")
+    model, layers, attention = onnx_native.lowered(traced, request.model, quantspec)
+    return model, (f"{layers} linear layers on our kernels; attention in float: {attention}",)
+
+
+_OWN = {"fused": _fused, "int8_native": _native}
 
 
 class OnnxRunner(Runner):
@@ -131,6 +149,8 @@ def _session(path: Path, request: Request) -> tuple[ort.InferenceSession, tuple[
     options.intra_op_num_threads = request.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if request.variant == "int8_native":
+        options.register_custom_ops_library(str(onnx_native.LIBRARY))
     options.add_free_dimension_override_by_name("batch", request.example[0].shape[0])
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     optimized = request.workdir / "optimized.onnx"

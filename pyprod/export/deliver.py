@@ -21,7 +21,7 @@ from pyprod import discover
 from pyprod.export import onnx as onnx_format
 from pyprod.export import parity
 from pyprod.export.ledger import Ledger, ledger
-from pyprod.export.order import Order, Written
+from pyprod.export.order import Order, Reader, Written
 from pyprod.export.parity import Parity
 from pyprod.types import PyprodError
 
@@ -44,6 +44,7 @@ class Check:
         rows: of the real ones, how many at most.
         shapes: random inputs of random sizes.
         tolerance: see `pyprod.export.parity`.
+        twin: of a reference that rounds activations, `parity.jittered`: twice what lies between them is allowed, too.
     """
 
     inputs: tuple[Tensor, ...]
@@ -51,6 +52,7 @@ class Check:
     rows: int = 64
     shapes: int = 20
     tolerance: float = parity.FLOAT32
+    twin: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ def deliver(order: Order, name: str, path: Path, check: Check, progress: Progres
         progress(f"{name}: writing")
         written = known[name].write(order, folder / path.name)
         readers = known[name].readers(order, folder / path.name)
-        found = Delivery(path, *_examine(order, written, readers, folder / path.name, check, progress))
+        exact = known[name].unrounded(order, folder / path.name) if hasattr(known[name], "unrounded") else None
+        found = Delivery(path, *_examine(order, written, readers, folder / path.name, check, progress, exact))
         ending = REJECTED if found.problems else ""
         report = {**found.to_json(), "metadata": dict(order.metadata)}
         (folder / f"{path.name}{REPORT}").write_text(json.dumps(report, indent=1) + "\n")
@@ -155,7 +158,13 @@ def examine(order: Order, path: Path, check: Check, progress: Progress = lambda 
 
 
 def _examine(
-    order: Order, written: Written, readers: dict[str, Any], path: Path, check: Check, progress: Progress
+    order: Order,
+    written: Written,
+    readers: dict[str, Reader],
+    path: Path,
+    check: Check,
+    progress: Progress,
+    exact: tuple[dict[str, Reader], nn.Module] | None = None,
 ) -> tuple[dict[str, Any], Ledger | None, tuple[Parity, ...]]:
     open_batch = 0 in written.axes[0]
     inputs = check.inputs if open_batch else order.example
@@ -163,15 +172,19 @@ def _examine(
     if written.program is not None:
         progress("comparing step by step")
         found = ledger(written.program, onnx.load(path), parity.mixed(inputs, open_batch))
-    real = parity.real(inputs, written.axes, check.rows)
-    scale = parity.norm(check.reference, real)
-    compared = [("real", real)]
+    calls = {"real": parity.real(inputs, written.axes, check.rows)}
     if check.shapes:
         dimensions = [d for d in order.dimensions if d.name not in written.fixed]
-        compared.append(("random", list(parity.random(inputs, written.axes, dimensions, check.shapes))))
+        calls["random"] = list(parity.random(inputs, written.axes, dimensions, check.shapes))
+    wants = {rows: parity.answers(check.reference, calls[rows]) for rows in calls}
+    scale = parity.norm(wants["real"])
     results: list[Parity] = []
-    for rows_name, calls in compared:
-        results += parity.compare(check.reference, readers, calls, rows_name, scale, check.tolerance, progress)
+    for rows in calls:
+        apart = 0.0 if check.twin is None else parity.spread(wants[rows], check.twin, calls[rows], scale)
+        allowed = max(check.tolerance, 2 * apart)
+        results += parity.compare(wants[rows], readers, calls[rows], rows, scale, allowed, progress)
+        if exact is not None:
+            results += parity.compare(parity.answers(exact[1], calls[rows]), exact[0], calls[rows], rows, scale)
     return _facts(order, written, path), found, tuple(results)
 
 

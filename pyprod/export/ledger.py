@@ -132,6 +132,15 @@ def module_of(node: onnx.NodeProto) -> str:
     return parts[-2] if len(parts) > 1 else ""
 
 
+def layer_of(node: onnx.NodeProto) -> str:
+    """The layer whose weight is the node's second input.
+
+    By the weight where the file has it under the model's name: a convolution bears the name of its batch norm.
+    """
+    weight, dot, kind = node.input[1].rpartition(".")
+    return weight if dot and kind == "weight" else module_of(node)
+
+
 def _about(node: onnx.NodeProto, key: str) -> str:
     return next((entry.value for entry in node.metadata_props if entry.key == key), "")
 

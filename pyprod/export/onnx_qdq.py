@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyprod import discover
 from pyprod.export import onnx_file, onnx_runtimes
-from pyprod.export.ledger import module_of
+from pyprod.export.ledger import layer_of
 from pyprod.export.order import Order, Reader, Written
 from pyprod.export.program import trace
 from pyprod.nn import channel_scale, quantize_weight
@@ -61,7 +61,7 @@ def quantize(model: onnx.ModelProto, source: nn.Module, quantspec: QuantSpec) ->
     graph = _Graph(model)
     count = 0
     for node in graph.nodes:
-        name = _layer_name(node) if node.op_type in _CHANNELS else ""
+        name = layer_of(node) if node.op_type in _CHANNELS else ""
         if name in quantspec.weights and node.input[1] in graph.constants:
             layer = source.get_submodule(name)
             assert isinstance(layer, nn.Linear | nn.Conv2d)
@@ -104,12 +104,6 @@ class _Graph:
         del self.model.graph.node[:], self.model.graph.value_info[:]
         self.model.graph.node.extend(self.made)
         onnx_file.pruned(self.model)
-
-
-def _layer_name(node: onnx.NodeProto) -> str:
-    """By its weight where the file has it under the model's name: a convolution bears the name of its batch norm."""
-    weight, dot, kind = node.input[1].rpartition(".")
-    return weight if dot and kind == "weight" else module_of(node)
 
 
 def _layer(

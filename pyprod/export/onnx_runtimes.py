@@ -25,9 +25,10 @@ LEVELS = {
 }
 
 
-def onnxruntime(path: Path, threads: int, level: str = "all") -> Reader:
-    """ONNX Runtime's CPU provider at a level of graph optimization."""
-    session = ort.InferenceSession(str(path), _options(threads, level), providers=["CPUExecutionProvider"])
+def onnxruntime(model: Path | bytes, threads: int, level: str = "all", library: Path | None = None) -> Reader:
+    """ONNX Runtime's CPU provider at a level of graph optimization, with a library of custom operators."""
+    source = model if isinstance(model, bytes) else str(model)
+    session = ort.InferenceSession(source, _options(threads, level, library), providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_inputs()]
 
     def read(inputs: tuple[Tensor, ...]) -> Tensor:
@@ -37,7 +38,7 @@ def onnxruntime(path: Path, threads: int, level: str = "all") -> Reader:
     return read
 
 
-def optimized_nodes(path: Path, threads: int) -> dict[str, Mapping[str, int]]:
+def optimized_nodes(path: Path, threads: int, library: Path | None = None) -> dict[str, Mapping[str, int]]:
     """Node types that ONNX Runtime is left with, by level of optimization; what the file itself has as "file".
 
     Levels at which it does not take the file are left out: the comparison says why.
@@ -45,7 +46,7 @@ def optimized_nodes(path: Path, threads: int) -> dict[str, Mapping[str, int]]:
     found: dict[str, Mapping[str, int]] = {"file": _count(path)}
     for level in LEVELS:
         with TemporaryDirectory() as folder:
-            options = _options(threads, level)
+            options = _options(threads, level, library)
             options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
             with contextlib.suppress(Exception):  # onnxruntime's errors have no common base
                 ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -77,11 +78,11 @@ def readers(path: Path, threads: int) -> dict[str, Reader]:
     return found
 
 
-def onnxruntime_readers(path: Path, threads: int) -> dict[str, Reader]:
+def onnxruntime_readers(path: Path, threads: int, library: Path | None = None) -> dict[str, Reader]:
     """ONNX Runtime with and without its optimizations."""
     return {
-        "onnxruntime": _opened(lambda: onnxruntime(path, threads)),
-        "onnxruntime (no optimization)": _opened(lambda: onnxruntime(path, threads, "none")),
+        "onnxruntime": _opened(lambda: onnxruntime(path, threads, "all", library)),
+        "onnxruntime (no optimization)": _opened(lambda: onnxruntime(path, threads, "none", library)),
     }
 
 
@@ -98,8 +99,10 @@ def _opened(opener: Callable[[], Reader]) -> Reader:
     return refuse
 
 
-def _options(threads: int, level: str) -> ort.SessionOptions:
+def _options(threads: int, level: str, library: Path | None) -> ort.SessionOptions:
     options = ort.SessionOptions()
+    if library is not None:
+        options.register_custom_ops_library(str(library))
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what it can't run it raises

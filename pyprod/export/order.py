@@ -6,6 +6,11 @@ A format is a file of this room that has::
     NUMERICS = "float32"   # or "simulated": agrees with the model's rounding simulated; "quantized": is near the model
     def write(order: Order, path: Path) -> Written: ...                # to exactly this path
     def readers(order: Order, path: Path) -> dict[str, Reader]: ...    # every runtime that can run the file here
+
+and, where it rounds activations, if it can::
+
+    def unrounded(order: Order, path: Path) -> tuple[dict[str, Reader], nn.Module]: ...  # the file without that, and
+                                                                                         # the float model it must be
 """
 
 from __future__ import annotations

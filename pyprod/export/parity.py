@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,8 +59,14 @@ class Parity:
         return f"{what}: {self.problem or f'differs by {self.error:.2g}, {self.tolerance:g} allowed'}"
 
 
+def answers(model: nn.Module, calls: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    """What the model gives, call by call."""
+    with torch.inference_mode():
+        return [model(*inputs) for inputs in calls]
+
+
 def compare(
-    model: nn.Module,
+    wants: Sequence[Tensor],
     readers: Mapping[str, Reader],
     calls: Sequence[tuple[Tensor, ...]],
     rows: str,
@@ -70,13 +77,12 @@ def compare(
     """Every reader against the model, on the inputs of `calls`.
 
     Args:
+        wants: the model's `answers`.
         scale: see `norm`.
         progress: called after each call, with what was compared.
     """
     worst = {name: Parity(name, rows, len(calls), 0.0, "", tolerance) for name in readers}
-    for inputs in calls:
-        with torch.inference_mode():
-            want = model(*inputs)
+    for inputs, want in zip(calls, wants, strict=True):
         shape = " ".join(str(list(t.shape)) for t in inputs)
         for name, reader in readers.items():
             if worst[name].problem:
@@ -102,10 +108,29 @@ def difference(got: Tensor, want: Tensor, scale: float) -> float:
     return float(apart.norm(dim=-1).max()) / scale
 
 
-def norm(model: nn.Module, calls: Sequence[tuple[Tensor, ...]]) -> float:
+def spread(wants: Sequence[Tensor], twin: nn.Module, calls: Sequence[tuple[Tensor, ...]], scale: float) -> float:
+    """How far rounding alone drives right answers apart: the largest difference of the model's `jittered` twin.
+
+    A model that rounds activations to integers is a staircase: 1e-7 decides on which step a value lands, and six
+    layers later the outputs differ by percents.
+    """
+    found = [difference(got, want, scale) for got, want in zip(answers(twin, calls), wants, strict=True)]
+    return max(found, default=0.0)
+
+
+def jittered(model: nn.Module) -> nn.Module:
+    """A copy with each float parameter off by up to float32's rounding, 2^-24 of it."""
+    twin, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            off = torch.rand(parameter.shape, generator=generator, dtype=torch.float64) * 2 - 1
+            parameter.copy_(parameter.double() * (1 + 2**-23 * off))  # what rounds to 0 or 1 units in the last place
+    return twin
+
+
+def norm(wants: Sequence[Tensor]) -> float:
     """Root mean square of the norms of the model's output vectors, those that are not finite left out."""
-    with torch.inference_mode():
-        norms = torch.cat([model(*inputs).double().norm(dim=-1).flatten() for inputs in calls])
+    norms = torch.cat([answer.double().norm(dim=-1).flatten() for answer in wants])
     found = float(norms[norms.isfinite()].square().mean().sqrt())
     return found if found > 0 else 1.0  # NaN too: without a finite output there is nothing to compare with
 

@@ -167,6 +167,7 @@ def test_a_format_is_a_file_that_writes_one() -> None:
         "aotinductor",
         "onnx",
         "onnx_fused",
+        "onnx_native",
         "onnx_qdq",
         "onnx_static",
         "safetensors",

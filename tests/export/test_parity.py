@@ -36,8 +36,6 @@ def test_an_empty_output_is_equal() -> None:
 
 
 def test_one_reader_that_fails_stops_no_other() -> None:
-    model = nn.Identity()
-
     def wrong(inputs: tuple[Tensor, ...]) -> Tensor:
         return inputs[0] + (1.0 if len(inputs[0]) == 3 else 0.0)
 
@@ -46,7 +44,8 @@ def test_one_reader_that_fails_stops_no_other() -> None:
 
     calls = [(torch.ones(n, 2),) for n in (1, 3, 2)]
     readers = {"right": lambda inputs: inputs[0], "wrong": wrong, "broken": broken}
-    found = {p.reader: p for p in parity.compare(model, readers, calls, "real", scale=1.0)}
+    wants = parity.answers(nn.Identity(), calls)
+    found = {p.reader: p for p in parity.compare(wants, readers, calls, "real", scale=1.0)}
     assert found["right"].holds
     assert found["right"].error == 0
     assert (found["wrong"].holds, found["wrong"].shape) == (False, "[3, 2]")
@@ -56,7 +55,8 @@ def test_one_reader_that_fails_stops_no_other() -> None:
 
 
 def test_nan_from_a_reader_never_passes() -> None:
-    found = parity.compare(nn.Identity(), {"nan": lambda i: i[0] * math.nan}, [(torch.ones(2, 2),)], "real", 1.0)
+    x = torch.ones(2, 2)
+    found = parity.compare([x], {"nan": lambda i: i[0] * math.nan}, [(x,)], "real", 1.0)
     assert not found[0].holds
 
 
@@ -99,7 +99,26 @@ def test_rows_for_the_steps_are_real_and_random() -> None:
 
 
 def test_the_scale_leaves_out_what_is_not_finite() -> None:
-    calls = [(torch.tensor([[3.0, 4.0], [math.nan, 1.0]]),)]
-    assert parity.norm(nn.Identity(), calls) == 5.0
-    assert parity.norm(nn.Identity(), [(torch.zeros(2, 2),)]) == 1.0
-    assert parity.norm(nn.Identity(), [(torch.full((2, 2), math.nan),)]) == 1.0
+    assert parity.norm([torch.tensor([[3.0, 4.0], [math.nan, 1.0]])]) == 5.0
+    assert parity.norm([torch.zeros(2, 2)]) == 1.0
+    assert parity.norm([torch.full((2, 2), math.nan)]) == 1.0
+
+
+def test_a_twin_tells_how_far_rounding_alone_goes() -> None:
+    class Stairs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(64, 64) - 0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.round(x @ self.weight * 1e4)
+
+    model, calls = Stairs(), [(torch.rand(40, 64),)]
+    twin = parity.jittered(model)
+    assert isinstance(twin, Stairs)
+    off = (twin.weight / model.weight - 1).abs()
+    assert 0 < off.max() < 2**-22
+    wants = parity.answers(model, calls)
+    assert parity.spread(wants, model, calls, 1.0) == 0
+    assert 1 <= parity.spread(wants, twin, calls, 1.0) < 8
+    assert parity.spread([], twin, [], 1.0) == 0

@@ -1,0 +1,223 @@
+"""ONNX on our own kernels: as `onnx_fused`, each linear layer one node of the domain "pyprod", for ONNX Runtime."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
+
+from pyprod import discover
+from pyprod.export import onnx_file, onnx_runtimes
+from pyprod.export.ledger import layer_of
+from pyprod.export.onnx_attention import fuse_attention
+from pyprod.export.order import Order, Reader, Written
+from pyprod.export.program import Traced, trace
+from pyprod.kernels.gemm import PackedWeight, pack_weight
+from pyprod.nn import linear_scale, linears, quantize_weight
+from pyprod.types import PyprodError, QuantSpec, Unavailable
+
+SUFFIX = ".native.onnx"
+NUMERICS = "simulated"
+
+#: For ``SessionOptions.register_custom_ops_library``; needs ONNX Runtime 1.17 or newer, and neither torch nor Python.
+LIBRARY = Path(__file__).parent.parent / "libpyprod_onnxruntime.so"
+
+DOMAIN = "pyprod"
+OPERATOR = "Int8Linear"
+
+_PACKED = ".weight_packed"
+
+
+def write(order: Order, path: Path) -> Written:
+    """Write `path`.
+
+    Raises:
+        Unavailable: there is no QuantSpec, or it is not of linear layers with activations per token.
+    """
+    if order.quantspec is None:
+        raise Unavailable("the model has no QuantSpec", 'give its recipe a step { step = "ptq", scheme = "dynamic" }')
+    traced = trace(order.model, order.example, order.dimensions)
+    model, layers, attention = lowered(traced, order.model, order.quantspec, order.opset)
+    onnx_file.label(model, order.metadata)
+    onnx_file.save(model, path, order.external_data)
+    nodes = onnx_runtimes.optimized_nodes(path, order.threads, LIBRARY)
+    facts = {"layers": layers, "attention": attention, "nodes": nodes}
+    return Written(traced.axes, traced.fixed, {"opset": order.opset, **facts})
+
+
+def readers(order: Order, path: Path) -> dict[str, Reader]:
+    """ONNX Runtime with and without its optimizations."""
+    return onnx_runtimes.onnxruntime_readers(path, order.threads, LIBRARY)
+
+
+def unrounded(order: Order, path: Path) -> tuple[dict[str, Reader], nn.Module]:
+    """The file with our nodes as float products of the integers' values, and the model with such weights."""
+    assert order.quantspec is not None
+    model, reference = _expanded(onnx_file.load(path), order.model), copy.deepcopy(order.model)
+    layers = dict(linears(reference))
+    for name, quant in order.quantspec.weights.items():
+        weight = layers[name].weight.data
+        scale = linear_scale(name, weight, quant, order.quantspec.activations.get(name))
+        layers[name].weight.data = quantize_weight(weight, scale, quant.bits) * scale[:, None]
+    read = onnx_runtimes.onnxruntime(model.SerializeToString(), order.threads)
+    return {"onnxruntime (activations in float)": read}, reference
+
+
+def lowered(
+    traced: Traced, source: nn.Module, quantspec: QuantSpec, opset: int = onnx_file.OPSET
+) -> tuple[onnx.ModelProto, int, str]:
+    """The file to be, how many layers run on our kernels, and how much attention is fused: "6 of 6 fused".
+
+    Raises:
+        Unavailable: a layer is no nn.Linear, or of a scheme that our kernel does not compute.
+        PyprodError: a layer is not in the file.
+    """
+    model, program = onnx_file.convert(traced, opset)
+    replaced, found = fuse_attention(model, program)
+    count = _lower(model, source, quantspec)
+    return model, count, f"{replaced} of {found} fused"
+
+
+def _lower(model: onnx.ModelProto, source: nn.Module, quantspec: QuantSpec) -> int:
+    """Make one node of each layer, its bias and its activation, in place."""
+    graph, layers, done, count = model.graph, dict(linears(source)), set(), 0
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    reads = Counter(name for node in graph.node for name in node.input)
+    reads.update(value.name for value in graph.output)
+    for node in list(graph.node):
+        name = layer_of(node) if node.op_type in ("Gemm", "MatMul") else ""
+        if name not in quantspec.weights or node.input[1] not in constants:
+            continue
+        if name not in layers:
+            raise Unavailable(f"{name} is no nn.Linear, and our operator is one", "use the format onnx_qdq")
+        chain = list(_chain(graph, node, constants, reads))
+        packed, scale = _integers(name, layers[name], quantspec, numpy_helper.to_array(constants[node.input[1]]))
+        inputs = [node.input[0], *_stored(graph, name, packed, scale), *_bias(chain, constants)]
+        made = helper.make_node(
+            OPERATOR,
+            inputs,
+            [chain[-1].output[0]],
+            name=node.name,
+            domain=DOMAIN,
+            activation=_activation(chain[-1]),
+        )
+        _replace(graph, chain, made)
+        done.add(name)
+        count += 1
+    if missing := [name for name in quantspec.weights if name not in done]:
+        raise PyprodError(discover.unknown("linear layer of the file", missing[0], done))
+    model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    onnx_file.pruned(model)
+    return count
+
+
+def _expanded(model: onnx.ModelProto, source: nn.Module) -> onnx.ModelProto:
+    """Our nodes in ONNX's own operators, less the rounding of activations; changed in place."""
+    graph, held = model.graph, {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.domain == DOMAIN:
+            packed, scale = (torch.from_numpy(numpy_helper.to_array(held[name]).copy()) for name in node.input[1:3])
+            layer = source.get_submodule(node.input[1].removesuffix(_PACKED))
+            assert isinstance(layer, nn.Linear)
+            weight = PackedWeight(packed, layer.out_features, layer.in_features).unpack() * scale[:, None]
+            graph.initializer.append(numpy_helper.from_array(weight.T.contiguous().numpy(), f"{node.name}_weight"))
+            nodes += _in_float(node)
+        else:
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return onnx_file.pruned(model)
+
+
+def _in_float(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """x * weight, then the bias, then the activation."""
+    steps: list[tuple[str, list[str], dict[str, str]]] = [("MatMul", [f"{node.name}_weight"], {})]
+    if len(node.input) > 3:
+        steps.append(("Add", [node.input[3]], {}))
+    activation = node.attribute[0].s.decode()
+    if activation != "none":
+        kind, approximate = {"gelu": ("Gelu", "none"), "gelu_tanh": ("Gelu", "tanh"), "relu": ("Relu", "")}[activation]
+        steps.append((kind, [], {"approximate": approximate} if approximate else {}))
+    value = node.input[0]
+    for number, (kind, more, attributes) in enumerate(steps):
+        to = node.output[0] if number == len(steps) - 1 else f"{node.name}_{number}"
+        yield helper.make_node(kind, [value, *more], [to], **attributes)
+        value = to
+
+
+def _chain(
+    graph: onnx.GraphProto, node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], reads: Counter[str]
+) -> Iterator[onnx.NodeProto]:
+    """The product, and what of the nodes behind it our operator does as well."""
+    yield node
+    if node.op_type == "MatMul":
+        reader = _only_reader(graph, node, reads)
+        if reader is not None and reader.op_type == "Add" and _bias([node, reader], constants):
+            node = reader
+            yield node
+    reader = _only_reader(graph, node, reads)
+    if reader is not None and reader.op_type in ("Gelu", "Relu"):
+        yield reader
+
+
+def _only_reader(graph: onnx.GraphProto, node: onnx.NodeProto, reads: Counter[str]) -> onnx.NodeProto | None:
+    if reads[node.output[0]] != 1:
+        return None
+    return next((other for other in graph.node if node.output[0] in other.input), None)
+
+
+def _bias(chain: list[onnx.NodeProto], constants: dict[str, onnx.TensorProto]) -> list[str]:
+    """The name of the constant that is added to each row, if there is one."""
+    first, names = chain[0], list(chain[0].input[2:])
+    if first.op_type == "MatMul" and len(chain) > 1 and chain[1].op_type == "Add":
+        names = [name for name in chain[1].input if name != first.output[0]]
+    channels = constants[first.input[1]].dims[0 if _transposed(first) else 1]
+    return [name for name in names if name in constants and list(constants[name].dims) == [channels]]
+
+
+def _transposed(node: onnx.NodeProto) -> bool:
+    return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+
+
+def _activation(node: onnx.NodeProto) -> str:
+    if node.op_type == "Gelu":
+        tanh = any(a.name == "approximate" and a.s == b"tanh" for a in node.attribute)
+        return "gelu_tanh" if tanh else "gelu"
+    return "relu" if node.op_type == "Relu" else "none"
+
+
+def _integers(name: str, layer: nn.Linear, quantspec: QuantSpec, seen: np.ndarray) -> tuple[Tensor, Tensor]:
+    """The layer's weight as our kernel takes it, and the scale of each output channel."""
+    weight = layer.weight.detach()
+    if not any(np.array_equal(seen, own.numpy()) for own in (weight, weight.T)):
+        raise PyprodError(f"{name}: the weight of the file is not the layer's")
+    try:
+        scale = linear_scale(name, weight, quantspec.weights[name], quantspec.activations.get(name))
+    except PyprodError as error:
+        raise Unavailable(str(error), 'use { step = "ptq", scheme = "dynamic" }') from error
+    return pack_weight(quantize_weight(weight, scale, quantspec.weights[name].bits)).data, scale
+
+
+def _stored(graph: onnx.GraphProto, name: str, packed: Tensor, scale: Tensor) -> list[str]:
+    """Names of the two constants, which are stored once where two nodes read one layer."""
+    names, held = [f"{name}{_PACKED}", f"{name}.weight_scale"], {tensor.name for tensor in graph.initializer}
+    for constant, tensor in zip(names, (packed, scale), strict=True):
+        if constant not in held:
+            graph.initializer.append(numpy_helper.from_array(tensor.contiguous().numpy(), constant))
+    return names
+
+
+def _replace(graph: onnx.GraphProto, chain: list[onnx.NodeProto], made: onnx.NodeProto) -> None:
+    """Put `made` where the chain begins: whatever reads its output comes after the chain's end."""
+    place = next(i for i, node in enumerate(graph.node) if node is chain[0] or node == chain[0])
+    for node in chain:
+        graph.node.remove(node)
+    graph.node.insert(place, made)
