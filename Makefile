@@ -3,6 +3,7 @@
 # PYTHON   which Python makes .venv (default: python3), 3.11 or newer
 # TORCH    what pip installs as torch, options too, e.g. TORCH="torch==2.13.0 --index-url URL" for a CUDA build
 #          (default: the pin in requirements/torch.txt)
+# JOBS     processes that share the tests (default: the CPUs, at most 8: each takes 2 GB)
 # ARGS     passed on to the program a target runs; e.g. make bench ARGS="--batch 8"
 #
 # PYPROD_CUDA, PYPROD_CUDA_ARCHS, CXX: see setup.py. pip's own variables and configuration hold as ever.
@@ -16,6 +17,7 @@ TORCH ?=
 PYPROD_CUDA ?=
 PYPROD_CUDA_ARCHS ?=
 ARGS ?=
+JOBS ?= $(shell cpus=$$(nproc); echo $$((cpus < 8 ? cpus : 8)))
 BIN := .venv/bin
 STAMPS := .venv/stamps
 STEP := tools/step
@@ -38,12 +40,12 @@ bench-full: build ## Measure every workload over every backend at batches 1, 8 a
 	@$(BIN)/pyprod bench --full $(ARGS)
 
 test: build $(STAMPS)/test ## Set up if needed, then run the whole test suite
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) $(ARGS)
 
 sanitize: build $(STAMPS)/test ## Run the kernels' tests under AddressSanitizer and UBSan
 	@PYPROD_SANITIZE=address,undefined PYPROD_CUDA=auto $(BIN)/python setup.py -q build_ext \
 		--build-temp build/sanitize --build-lib build/sanitize
-	@tools/sanitized $(BIN)/python -m pytest -q --capture=sys tests/kernels $(ARGS)
+	@tools/sanitized $(BIN)/python -m pytest -q --capture=sys --numprocesses $(JOBS) tests/kernels $(ARGS)
 
 instructions: build $(STAMPS)/test ## Count the ops' instructions under valgrind; ARGS=--check compares with results/
 	@$(BIN)/python tools/instructions.py $(ARGS)

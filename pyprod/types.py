@@ -159,7 +159,7 @@ class Measurement:
         )
 
 
-Granularity = Literal["per_tensor", "per_channel", "per_token"]
+Granularity = Literal["per_tensor", "per_channel", "per_token", "per_group"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,16 +167,20 @@ class TensorQuant:
     """How one tensor becomes integers: ``q = clamp(round(x / scale) + zero_point)``.
 
     Attributes:
-        granularity: one scale for the tensor, per output channel (weights), or per row (activations).
+        granularity: one scale for the tensor, per output channel (weights), or per row (activations); "per_group"
+            (weights): for each `group_size` neighboring inputs of an output channel.
         bits: width of the integers.
-        scale: one value per tensor or channel; empty when it is computed at run time (dynamic).
-        zero_point: as many as `scale`; empty means symmetric.
+        scale: one value per tensor or channel; empty when it is computed at run time (dynamic), or of a weight when it
+            is quantized, as all that is per group is.
+        zero_point: as many as `scale`; empty means symmetric, but per group always from the least to the largest.
+        group_size: 0 but per group.
     """
 
     granularity: Granularity
     bits: int = 8
     scale: tuple[float, ...] = ()
     zero_point: tuple[int, ...] = ()
+    group_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +205,7 @@ class QuantSpec:
     def from_json(cls, data: Mapping[str, Any]) -> QuantSpec:
         def tensors(section: Mapping[str, Any]) -> dict[str, TensorQuant]:
             return {
-                name: TensorQuant(q["granularity"], q["bits"], tuple(q["scale"]), tuple(q["zero_point"]))
+                name: TensorQuant(**{**q, "scale": tuple(q["scale"]), "zero_point": tuple(q["zero_point"])})
                 for name, q in section.items()
             }
 

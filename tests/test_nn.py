@@ -8,7 +8,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from pyprod.nn import Int8Linear, convert, dynamic_quantspec
+from pyprod.kernels.int4_linear import int4_linear_reference, quantize_int4_weight
+from pyprod.nn import Int8Linear, convert, dynamic_quantspec, int4_weight
 from pyprod.types import PyprodError, QuantSpec, TensorQuant
 
 
@@ -146,3 +147,21 @@ def test_an_unknown_layer_changes_nothing(digits):
     with pytest.raises(PyprodError, match=r"unknown nn\.Linear 'querry'; did you mean 'query'"):
         convert(model, QuantSpec({"query": quant, "querry": quant}, {"query": TensorQuant("per_token")}))
     assert type(model.query) is nn.Linear
+
+
+def test_int4_linear_is_the_kernel_and_stays_in_its_formats():
+    linear = nn.Linear(100, 40)
+    spec = dynamic_quantspec(linear, 4, 64)
+    made = convert(copy.deepcopy(linear), spec)
+    x = torch.randn(5, 100)
+    weight = quantize_int4_weight(linear.weight.detach(), 64, symmetric=False)
+    assert torch.equal(made(x), int4_linear_reference(x, weight, linear.bias))
+    assert torch.equal(made.dequantized_weight(), weight.dequantize())
+    half = copy.deepcopy(made).half()
+    assert half.bias.dtype == torch.float32
+    assert torch.equal(half(x), made(x))
+    assert "group_size=64" in repr(made)
+    with pytest.raises(PyprodError, match=r"head: Int4Linear needs a weight of 4 bits per group of 32, 64, 128"):
+        int4_weight("head", linear.weight, TensorQuant("per_group", 4, group_size=16), TensorQuant("per_token"))
+    with pytest.raises(PyprodError, match=r"head: Int4Linear needs 8-bit dynamic per_token activations, got none"):
+        int4_weight("head", linear.weight, TensorQuant("per_group", 4, group_size=32), None)

@@ -8,8 +8,9 @@
 namespace pyprod::int4_linear {
 
 // out[m, n] = (sum over groups g of (dot_g - zero_g * sum_g) * scale_g) * row_scale[m] + bias[n], where dot_g is the
-// product of integers of a group and sum_g the sum of its activations. The parenthesis is below 2^24 for groups of up
-// to 128, so it is exact in float32; groups are added from front to back. Every path gives the same bits.
+// product of integers of a group and sum_g the sum of its activations. For groups of up to 128 both are below 2^24, so
+// the parenthesis is exact in float32 where the zero point is an integer of 0..15; groups are added from front to back.
+// Every path gives the same bits.
 struct Linear {
   int64_t k, n;
   int64_t group, groups;

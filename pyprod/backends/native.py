@@ -94,20 +94,25 @@ def _linears(request: Request, quantspec: QuantSpec) -> _Lowered:
             raise Untraceable("the fused operators run on the CPU only")
         module = fuse(request.model, quantspec, request.example)
     except Untraceable as why:
-        swapped = f"{len(quantspec.weights)} linear layers in int8, the rest in float32"
+        swapped = f"{_layers(quantspec)} in int8, the rest in float32"
         return convert(request.model, quantspec), (swapped, f"not fused: {why}")
-    notes = (_summary(module, len(quantspec.weights)),)
+    notes = (_summary(module, quantspec),)
     if request.variant == "int8_compiled":
         return module, notes
     model, blocks = blocked(module, lambda rows: fuse(request.model, quantspec, rows), request.example)
     return model, notes + blocks
 
 
-def _summary(module: fx.GraphModule, linears: int) -> str:
+def _layers(quantspec: QuantSpec) -> str:
+    """ "210 linear layers (209 with weights of 4 bits)"."""
+    few = [quant for quant in quantspec.weights.values() if quant.granularity == "per_group"]
+    return f"{len(quantspec.weights)} linear layers" + (f" ({len(few)} with weights of 4 bits)" if few else "")
+
+
+def _summary(module: fx.GraphModule, quantspec: QuantSpec) -> str:
     """What ran in integers: "36 linear layers and 6 attentions in int8, the rest in float32; fused: norm 12, ..."."""
     counts = dict(module.meta["rewritten"])
-    attentions, embeddings = counts.pop("attention"), counts.pop("embedding")
-    layers = ("linear layers", linears), ("attentions", attentions), ("embeddings", embeddings)
-    integers = " and ".join(f"{count} {name}" for name, count in layers if count)
+    others = ("attentions", counts.pop("attention")), ("embeddings", counts.pop("embedding"))
+    integers = " and ".join([_layers(quantspec), *(f"{count} {name}" for name, count in others if count)])
     fused = ", ".join(f"{name} {count}" for name, count in counts.items() if count and name != "linear")
     return f"{integers} in int8, the rest in float32" + (f"; fused: {fused}" if fused else "")

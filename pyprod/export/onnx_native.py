@@ -19,6 +19,7 @@ from pyprod.export.ledger import layer_of
 from pyprod.export.onnx_attention import fuse_attention
 from pyprod.export.order import Order, Reader, Written
 from pyprod.export.program import Traced, trace
+from pyprod.kernels import _library
 from pyprod.kernels.gemm import PackedWeight, pack_weight
 from pyprod.nn import linear_scale, linears, quantize_weight
 from pyprod.types import PyprodError, QuantSpec, Unavailable
@@ -27,7 +28,7 @@ SUFFIX = ".native.onnx"
 NUMERICS = "simulated"
 
 #: For ``SessionOptions.register_custom_ops_library``; needs ONNX Runtime 1.17 or newer, and neither torch nor Python.
-LIBRARY = Path(__file__).parent.parent / "libpyprod_onnxruntime.so"
+LIBRARY = _library.LIBRARY.with_name("libpyprod_onnxruntime.so")
 
 DOMAIN = "pyprod"
 OPERATOR = "Int8Linear"

@@ -1,14 +1,18 @@
-"""``linear(x, weight, bias)`` of a layer that the QuantSpec names -> ``int8_linear(x, packed, scale, bias)``."""
+"""``linear(x, weight, bias)`` of a layer that the QuantSpec names -> ``int8_linear(x, packed, scale, bias)``.
+
+A weight per group becomes ``int4_linear(x, packed, bias)``, which no other pass merges with what surrounds it.
+"""
 
 from __future__ import annotations
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from pyprod.fuse._graph import arguments, call, constant, replace, tensor
 from pyprod.kernels.gemm import pack_weight
-from pyprod.nn import linear_scale, quantize_weight
-from pyprod.types import QuantSpec
+from pyprod.kernels.int4_linear import pack_int4_weight
+from pyprod.nn import int4_weight, linear_scale, quantize_weight
+from pyprod.types import QuantSpec, TensorQuant
 
 aten, ours = torch.ops.aten, torch.ops.pyprod
 AFTER = ("cnn",)  # which takes the linear layers of a network that it can run whole
@@ -18,17 +22,33 @@ def rewrite(module: fx.GraphModule, quantspec: QuantSpec) -> int:
     """Quantize per token on the fly, weights packed once."""
     count = 0
     for node in module.graph.find_nodes(op="call_function", target=aten.linear.default):
-        x, weight, bias = (arguments(node)[name] for name in ("input", "weight", "bias"))
+        weight = arguments(node)["weight"]
         name = str(weight.target).removesuffix(".weight")
         if weight.op != "get_attr" or name not in quantspec.weights:
             continue
-        values = tensor(module, weight).float()
-        quant = quantspec.weights[name]
-        scale = linear_scale(name, values, quant, quantspec.activations.get(name))
-        packed = pack_weight(quantize_weight(values, scale, quant.bits))
-        data = constant(module, node, f"{name}.packed", packed.data)
-        scales = constant(module, node, f"{name}.scale", scale)
-        made = call(module, node, ours.int8_linear.default, x, data, packed.n, packed.k, scales, bias, None, None, None)
-        replace(node, made)
+        quant, activation = quantspec.weights[name], quantspec.activations.get(name)
+        lower = _int4 if quant.granularity == "per_group" else _int8
+        replace(node, lower(module, node, name, tensor(module, weight).float(), quant, activation))
         count += 1
     return count
+
+
+def _int8(
+    module: fx.GraphModule, node: fx.Node, name: str, weight: Tensor, quant: TensorQuant, activation: TensorQuant | None
+) -> fx.Node:
+    scale = linear_scale(name, weight, quant, activation)
+    packed = pack_weight(quantize_weight(weight, scale, quant.bits))
+    data = constant(module, node, f"{name}.packed", packed.data)
+    scales = constant(module, node, f"{name}.scale", scale)
+    x, bias = (arguments(node)[argument] for argument in ("input", "bias"))
+    return call(module, node, ours.int8_linear.default, x, data, packed.n, packed.k, scales, bias, None, None, None)
+
+
+def _int4(
+    module: fx.GraphModule, node: fx.Node, name: str, weight: Tensor, quant: TensorQuant, activation: TensorQuant | None
+) -> fx.Node:
+    packed = pack_int4_weight(int4_weight(name, weight, quant, activation))
+    data = constant(module, node, f"{name}.packed", packed.data)
+    x, bias = (arguments(node)[argument] for argument in ("input", "bias"))
+    shape = (packed.n, packed.k, packed.group_size, packed.zeros)
+    return call(module, node, ours.int4_linear.default, x, data, *shape, bias)

@@ -35,7 +35,8 @@ class Int4Weight:
     Attributes:
         q: uint8 ``[N, K]`` in 0..15.
         scale: float16 ``[N, ceil(K / group_size)]``, as GPTQ, AWQ and GGUF files hold it.
-        zero_point: uint8 ``[N, ceil(K / group_size)]`` in 0..15; None: 8 everywhere (symmetric).
+        zero_point: float16 ``[N, ceil(K / group_size)]``, finite: an integer of 0..15 as in GPTQ and AWQ, or any
+            number, as follows from the minimum that GGUF's Q4_1 holds; None: 8 everywhere (symmetric).
         group_size: 32, 64 or 128; K need not be a multiple of it.
     """
 
@@ -73,7 +74,7 @@ class PackedInt4Weight:
         """The weight that was packed, exactly."""
         panels, groups = self.data.shape[:2]
         header = 2 * PANEL
-        zero = self._header(1).to(torch.uint8) if self.zeros else None
+        zero = self._header(1) if self.zeros else None
         words = self.data[:, :, header * (1 + self.zeros) :].reshape(panels, groups, self.group_size // 8, PANEL, 4)
         nibbles = torch.stack([words & 15, words >> 4], -2)  # [panels, groups, words, channels, 2, 4]
         q = nibbles.permute(0, 3, 1, 2, 4, 5).reshape(panels * PANEL, groups * self.group_size)
@@ -90,7 +91,10 @@ torch.serialization.add_safe_globals([Int4Weight, PackedInt4Weight])
 
 
 def quantize_int4_weight(w: Tensor, group_size: int = 32, symmetric: bool = True) -> Int4Weight:
-    """Round a float weight to 4 bits per group: by its largest magnitude / 7.5, or (asymmetric) by its range / 15.
+    """Round a float weight to 4 bits per group: by its largest magnitude / 7.5, or (asymmetric) from least to largest.
+
+    A weight whose groups have 16 evenly spaced values, the first and the last of them used, is kept as it is by the
+    asymmetric way, but for float16's rounding of scale and zero point.
 
     Args:
         w: ``[N, K]``, finite, float.
@@ -114,9 +118,11 @@ def quantize_int4_weight(w: Tensor, group_size: int = 32, symmetric: bool = True
         zero = None
         offset = torch.tensor(8.0)
     else:
-        low, high = grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)
+        low, high = grouped.amin(-1), grouped.amax(-1)
+        narrow = (high - low) < torch.maximum(low.abs(), high.abs()) / 1000  # far from zero, where float16 is coarse
+        low, high = torch.where(narrow, low.clamp(max=0), low), torch.where(narrow, high.clamp(min=0), high)
         scale = ((high - low) / 15).clamp(min=_TINY).half()
-        zero = torch.round(-low / scale.float()).clamp(0, 15).to(torch.uint8)
+        zero = (-low / scale.float()).half()
         offset = zero.float()[..., None]
     q = torch.round(grouped / scale.float()[..., None] + offset).clamp(0, 15).to(torch.uint8)
     return Int4Weight(q.reshape(n, groups * group_size)[:, :k].contiguous(), scale, zero, group_size)
@@ -135,7 +141,7 @@ def pack_int4_weight(weight: Int4Weight) -> PackedInt4Weight:
     rows = panels * PANEL - n
     q = functional.pad(weight.q, (0, groups * weight.group_size - k, 0, rows))
     nibbles = q.reshape(panels, PANEL, groups, words, 2, 4).permute(4, 0, 2, 3, 1, 5)
-    parts = [weight.scale] if weight.zero_point is None else [weight.scale, weight.zero_point.half()]
+    parts = [weight.scale] if weight.zero_point is None else [weight.scale, weight.zero_point]
     headers = [
         functional.pad(p, (0, 0, 0, rows)).reshape(panels, PANEL, groups).transpose(1, 2).contiguous() for p in parts
     ]
@@ -156,23 +162,26 @@ def _check(weight: Int4Weight) -> None:
     for name, part, dtype, size in (
         ("q", weight.q, torch.uint8, [n, k]),
         ("scale", weight.scale, torch.float16, shape),
-        ("zero_point", weight.zero_point, torch.uint8, shape),
+        ("zero_point", weight.zero_point, torch.float16, shape),
     ):
         if part is None:
             continue
         if part.dtype != dtype or list(part.shape) != size:
             got = f"{str(part.dtype).removeprefix('torch.')} {list(part.shape)}"
             raise ValueError(f"pack_int4_weight: {name} must be {str(dtype).removeprefix('torch.')} {size}, got {got}")
-        if dtype == torch.uint8 and part.numel() and part.max() > 15:
-            raise ValueError(f"pack_int4_weight: {name} must be in 0..15, got {part.max().item()}")
+        if name == "q" and part.numel() and part.max() > 15:
+            raise ValueError(f"pack_int4_weight: q must be in 0..15, got {part.max().item()}")
+        if name == "zero_point" and not part.isfinite().all():
+            raise ValueError("pack_int4_weight: zero_point must be finite")
 
 
 def int4_linear(x: Tensor, packed: PackedInt4Weight, bias: Tensor | None = None) -> Tensor:
     """``x @ w.T + bias`` with x quantized to int8 per token on the fly.
 
-    The product of each group is exact in integers; groups are added in float32 from front to back, then multiplied by
-    the row's scale. Every instruction set gives the same bits. Inference only. Made for few rows, where reading the
-    weight is what takes time; for many (32 and more), int8_linear is faster.
+    The product of each group is exact in integers; its zero point times the sum of its activations is taken off in
+    float32, exactly where the zero point is an integer; groups are added from front to back, then multiplied by the
+    row's scale. Every instruction set gives the same bits. Inference only. Made for few rows, where reading the weight
+    is what takes time; for many (32 and more), int8_linear is faster.
 
     Args:
         x: ``[..., K]``, float32, bfloat16 or float16, CPU.
@@ -195,20 +204,21 @@ def int4_linear(x: Tensor, packed: PackedInt4Weight, bias: Tensor | None = None)
 def int4_linear_reference(x: Tensor, weight: Int4Weight, bias: Tensor | None = None) -> Tensor:
     """The same bits, slowly."""
     q, row_scale = quantize_per_token_reference(x)
-    zero = torch.full(weight.scale.shape, 8) if weight.zero_point is None else weight.zero_point
+    zero = torch.full(weight.scale.shape, 8.0) if weight.zero_point is None else weight.zero_point.float()
     acc = torch.zeros(*x.shape[:-1], weight.q.shape[0])
     for g, start in enumerate(range(0, x.shape[-1], weight.group_size)):
-        part = slice(start, start + weight.group_size)
-        centered = weight.q[:, part].double() - zero[:, g : g + 1].double()
-        acc = acc + (q[..., part].double() @ centered.T).float() * weight.scale[:, g].float()
+        rows = q[..., start : start + weight.group_size].double()
+        product = (rows @ weight.q[:, start : start + weight.group_size].double().T).float()
+        shift = zero[:, g] * rows.sum(-1, keepdim=True).float()
+        acc = acc + (product - shift) * weight.scale[:, g].float()
     y = acc * row_scale[..., None]
     return (y if bias is None else y + bias).to(x.dtype)
 
 
 def int4_linear_cost(m: int, n: int, k: int, group_size: int, zeros: bool = False, itemsize: int = 4) -> Cost:
-    """Cost of ``[m, k] @ [n, k].T`` with scales in float16, zero points of 4 bits, and bias."""
+    """Cost of ``[m, k] @ [n, k].T`` with scales and zero points in float16, and bias."""
     groups = math.ceil(k / group_size)
-    weight = n * math.ceil(k / 2) + 2 * n * groups + (n * groups // 2 if zeros else 0)
+    weight = n * math.ceil(k / 2) + 2 * n * groups * (1 + zeros)
     return Cost(ops=2 * m * n * k, bytes=weight + 4 * n + m * (k + n) * itemsize)
 
 

@@ -2,9 +2,11 @@
 
 from pyprod.nn.calibrate import Range, asymmetric, from_ranges, minmax, static_quantspec, watch
 from pyprod.nn.convert import convert, dynamic_quantspec, layers, linears
+from pyprod.nn.int4 import Int4Linear, int4_weight
 from pyprod.nn.linear import Int8Linear, channel_scale, largest, linear_scale, quantize_weight
 
 __all__ = [
+    "Int4Linear",
     "Int8Linear",
     "Range",
     "asymmetric",
@@ -12,6 +14,7 @@ __all__ = [
     "convert",
     "dynamic_quantspec",
     "from_ranges",
+    "int4_weight",
     "largest",
     "layers",
     "linear_scale",

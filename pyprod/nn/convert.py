@@ -7,28 +7,32 @@ from collections.abc import Iterator
 from torch import nn
 
 from pyprod import discover
+from pyprod.nn.int4 import Int4Linear, int4_weight
 from pyprod.nn.linear import Int8Linear, channel_scale, linear_scale
 from pyprod.types import PyprodError, QuantSpec, TensorQuant
 
 
-def dynamic_quantspec(model: nn.Module, bits: int = 8) -> QuantSpec:
+def dynamic_quantspec(model: nn.Module, bits: int = 8, group_size: int = 0) -> QuantSpec:
     """The default scheme of a float model: every nn.Linear, weights per channel, activations per token at run time.
 
     Args:
         bits: of the weights; the activations have 8.
+        group_size: weights per group of so many inputs instead.
 
     Subclasses of nn.Linear are left out: their owners read the weight directly (nn.MultiheadAttention does).
     """
     weights, activations = {}, {}
     for name, linear in linears(model):
-        scale = tuple(channel_scale(linear.weight, bits).tolist())
-        weights[name] = TensorQuant("per_channel", bits, scale)
+        if group_size:
+            weights[name] = TensorQuant("per_group", bits, group_size=group_size)
+        else:
+            weights[name] = TensorQuant("per_channel", bits, tuple(channel_scale(linear.weight, bits).tolist()))
         activations[name] = TensorQuant("per_token")
     return QuantSpec(weights, activations)
 
 
 def convert(model: nn.Module, quantspec: QuantSpec) -> nn.Module:
-    """Replace the nn.Linear layers that `quantspec` names by `Int8Linear`, in place; all other layers stay.
+    """Replace the nn.Linear layers that `quantspec` names by `Int8Linear` or, per group, `Int4Linear`, in place.
 
     The result is for inference: its remaining parameters no longer require gradients.
 
@@ -36,24 +40,29 @@ def convert(model: nn.Module, quantspec: QuantSpec) -> nn.Module:
         The model (a new module when the model itself is the layer).
 
     Raises:
-        PyprodError: a name is not an nn.Linear of the model, or its scheme is not one that Int8Linear computes.
+        PyprodError: a name is not an nn.Linear of the model, or its scheme is not one that either computes.
     """
     layers = dict(linears(model))
     for name in quantspec.weights:
         if name not in layers:
             raise PyprodError(discover.unknown("nn.Linear", name, layers))
-    made: dict[int, Int8Linear] = {}  # one layer under two names stays one layer
+    made: dict[int, nn.Module] = {}  # one layer under two names stays one layer
     for name, quant in quantspec.weights.items():
         linear = layers[name]
-        scale = linear_scale(name, linear.weight, quant, quantspec.activations.get(name))
-        if id(linear) not in made:
-            made[id(linear)] = Int8Linear.from_float(linear, scale, bits=quant.bits).train(linear.training)
+        converted = _converted(name, linear, quant, quantspec.activations.get(name))
+        made.setdefault(id(linear), converted.train(linear.training))
     for name in quantspec.weights:  # only now: a refusal leaves the model as it was
         if not name:
             return made[id(layers[name])]
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, made[id(layers[name])])
     return model.requires_grad_(False)
+
+
+def _converted(name: str, linear: nn.Linear, quant: TensorQuant, activation: TensorQuant | None) -> nn.Module:
+    if quant.granularity == "per_group":
+        return Int4Linear(int4_weight(name, linear.weight, quant, activation), linear.bias)
+    return Int8Linear.from_float(linear, linear_scale(name, linear.weight, quant, activation), bits=quant.bits)
 
 
 def linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:

@@ -110,15 +110,24 @@ def linear_scale(name: str, float_weight: Tensor, weight: TensorQuant, activatio
         raise PyprodError(
             f"{name}: Int8Linear needs a symmetric weight of 2 to 8 bits per tensor or channel, got {_short(weight)}"
         )
-    if activation is None or activation.bits != 8 or activation.granularity != "per_token" or activation.scale:
-        got = "none" if activation is None else _short(activation)
-        raise PyprodError(f"{name}: Int8Linear needs 8-bit dynamic per_token activations, got {got}")
+    check_per_token(name, "Int8Linear", activation)
     channels = float_weight.shape[0]
     if not weight.scale:
         return channel_scale(float_weight, weight.bits)
     if len(weight.scale) not in (1, channels):
         raise PyprodError(f"{name}: need 1 or {channels} weight scales, got {len(weight.scale)}")
     return torch.tensor(weight.scale, dtype=torch.float32).expand(channels)
+
+
+def check_per_token(name: str, layer: str, activation: TensorQuant | None) -> None:
+    """Refuse activations that are not quantized to 8 bits per token at run time.
+
+    Raises:
+        PyprodError: they are not; the message begins with `name`.
+    """
+    if activation is None or activation.bits != 8 or activation.granularity != "per_token" or activation.scale:
+        got = "none" if activation is None else _short(activation)
+        raise PyprodError(f"{name}: {layer} needs 8-bit dynamic per_token activations, got {got}")
 
 
 def _short(quant: TensorQuant) -> str:

@@ -10,6 +10,7 @@ from typing import Literal
 from torch import nn
 
 from pyprod import discover
+from pyprod.kernels.int4_linear import GROUP_SIZES
 from pyprod.nn import dynamic_quantspec, from_ranges
 from pyprod.quantize.observe import Observer, ranges
 from pyprod.quantize.sensitivity import only
@@ -30,42 +31,66 @@ def apply(
     scheme: Scheme = "dynamic",
     observer: Observer = "minmax",
     weight_bits: int = 8,
+    group_size: int = 0,
+    keep_8_bits: Sequence[str] = (),
     keep_float: Sequence[str] = (),
 ) -> Made:
     """The step: see `quantspec`.
 
     Args:
+        keep_8_bits: globs of names of layers whose weights have 8 bits per channel, whatever the others have.
         keep_float: globs of names of layers that stay in float.
     """
-    spec = quantspec(made.model, context.workload, scheme, observer, weight_bits)
-    kept = [name for name in spec.weights if any(fnmatch.fnmatch(name, glob) for glob in keep_float)]
-    for glob in keep_float:
-        if not fnmatch.filter(spec.weights, glob):
-            raise PyprodError(discover.unknown("layer", glob, spec.weights))
+    spec = quantspec(made.model, context.workload, scheme, observer, weight_bits, group_size)
+    wide, kept = _matching(spec, keep_8_bits), _matching(spec, keep_float)
+    if wide:
+        full = quantspec(made.model, context.workload, scheme, observer)
+        spec = QuantSpec({**spec.weights, **{name: full.weights[name] for name in wide}}, spec.activations)
     spec = only(spec, [name for name in spec.weights if name not in kept])
     how = "scales found at run time" if scheme == "dynamic" else f"scales by {observer}"
     bits = "" if weight_bits == 8 else f" to weights of {weight_bits} bits"
-    note = f"{len(spec.weights)} layers quantized{bits}, {how}" + (f"; in float: {', '.join(kept)}" if kept else "")
+    bits += f" in groups of {group_size}" if group_size else ""
+    note = f"{len(spec.weights)} layers quantized{bits}, {how}"
+    note += f"; 8 bits: {', '.join(wide)}" if wide else ""
+    note += f"; in float: {', '.join(kept)}" if kept else ""
     return replace(made, quantspec=spec, notes=(*made.notes, note))
 
 
+def _matching(spec: QuantSpec, globs: Sequence[str]) -> list[str]:
+    for glob in globs:
+        if not fnmatch.filter(spec.weights, glob):
+            raise PyprodError(discover.unknown("layer", glob, spec.weights))
+    return [name for name in spec.weights if any(fnmatch.fnmatch(name, glob) for glob in globs)]
+
+
 def quantspec(
-    model: nn.Module, workload: Workload, scheme: Scheme, observer: Observer = "minmax", weight_bits: int = 8
+    model: nn.Module,
+    workload: Workload,
+    scheme: Scheme,
+    observer: Observer = "minmax",
+    weight_bits: int = 8,
+    group_size: int = 0,
 ) -> QuantSpec:
-    """A scheme for all layers, weights symmetric per channel.
+    """A scheme for all layers, weights symmetric per channel, or from least to largest per group.
 
     Args:
         scheme: "dynamic": every nn.Linear, activations per token with scales found at run time. "static": every
             nn.Linear and nn.Conv2d, activations per tensor with scales from the workload's calibration rows.
         weight_bits: 2 to 8; activations have 8.
+        group_size: 32, 64 or 128: weights of 4 bits in groups, for the scheme "dynamic"; 0: per channel.
 
     Raises:
         PyprodError: the scheme or observer is unknown, or the calibration rows are empty or give no finite activation.
     """
     if weight_bits not in range(2, 9):
         raise PyprodError(f"weight_bits is 2 to 8, not {weight_bits}")
+    if group_size and (scheme, weight_bits, group_size in GROUP_SIZES) != ("dynamic", 4, True):
+        raise PyprodError(
+            f'groups are of {", ".join(map(str, GROUP_SIZES))} weights of 4 bits, with scheme = "dynamic"; '
+            f"not of {group_size} with {weight_bits} bits and {scheme!r}"
+        )
     if scheme == "dynamic":
-        return dynamic_quantspec(model, weight_bits)
+        return dynamic_quantspec(model, weight_bits, group_size)
     if scheme != "static":
         raise PyprodError(f"scheme is dynamic or static, not {scheme!r}")
     return from_ranges(model, ranges(model, workload.calibration, observer), weight_bits)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyprod import discover
 from pyprod.kernels.quantize import quantize_per_token_reference
-from pyprod.nn import channel_scale, largest, layers
+from pyprod.nn import channel_scale, int4_weight, largest, layers
 from pyprod.types import PyprodError, QuantSpec, TensorQuant
 
 
@@ -59,6 +59,9 @@ def _simulate(model: nn.Module, quantspec: QuantSpec, undo: list[Callable[[], No
 
 def fake_quantized_weight(weight: Tensor, quant: TensorQuant) -> Tensor:
     """The values that a weight's integers stand for, ``[N, ...]``."""
+    if quant.granularity == "per_group":
+        grouped = int4_weight("a weight", weight.flatten(1), quant, TensorQuant("per_token"))
+        return grouped.dequantize().view_as(weight)
     rows, most = weight.flatten(1), largest(quant.bits)
     if quant.scale:
         scale = torch.tensor(quant.scale, dtype=torch.float32).expand(len(rows))

@@ -33,7 +33,7 @@ def weight(n, k, group_size=32, zeros=False):
     groups = -(-k // group_size)
     q = torch.randint(16, (n, k), dtype=torch.uint8)
     scale = torch.exp(torch.randn(n, groups) * 2 - 5).half()
-    zero_point = torch.randint(16, (n, groups), dtype=torch.uint8) if zeros else None
+    zero_point = (torch.randn(n, groups) * 8).half() if zeros else None
     return Int4Weight(q, scale, zero_point, group_size)
 
 
@@ -63,7 +63,7 @@ def test_same_bits(group_size, zeros, poison):
 def test_extremes_are_exact(zeros):
     """A group of 128 of the largest products: 243,840, still exact in float32, and no int16 saturates on the way."""
     for integer, activation in itertools.product((0, 15), (-1.0, 1.0)):
-        zero_point = torch.full((40, 2), 15 - integer, dtype=torch.uint8) if zeros else None
+        zero_point = torch.full((40, 2), 15 - integer).half() if zeros else None
         q = torch.full((40, 256), integer, dtype=torch.uint8)
         w = Int4Weight(q, torch.ones(40, 2).half(), zero_point, 128)
         x = torch.full((5, 256), activation)
@@ -99,6 +99,26 @@ def test_quantizing_rounds_to_the_nearest(symmetric):
         step = made.scale.float().repeat_interleave(64, 1)[:, :k]
         assert ((made.dequantize() - w).abs() <= step * (0.51 if symmetric else 1.01)).all()
     assert torch.equal(quantize_int4_weight(torch.zeros(3, 32)).dequantize(), torch.zeros(3, 32))
+
+
+def test_a_weight_on_a_grid_of_its_own_is_kept():
+    """That of GGUF's Q4_1: a float16 scale and minimum for 32 weights, the first and the last of 16 steps used."""
+    q = torch.randint(16, (50, 10, 32)).float()
+    q[..., 3], q[..., 7] = 0, 15
+    step, least = (torch.rand(50, 10, 1) + 0.1).half().float(), torch.randn(50, 10, 1).half().float() * 3
+    w = (q * step + least).flatten(1)
+    made = quantize_int4_weight(w, 32, symmetric=False)
+    assert torch.equal(made.q, q.flatten(1).to(torch.uint8))
+    off = (made.dequantize() - w).view(50, 10, 32) / (step * 7.5 + least.abs())
+    assert off.abs().max() < 2**-9
+
+
+def test_groups_of_one_value_and_far_from_zero():
+    for value in (0.0, 5.0, -5.0, 1e-6, 3e4):
+        made = quantize_int4_weight(torch.full((2, 64), value), symmetric=False)
+        assert torch.allclose(made.dequantize(), torch.tensor(value), rtol=2**-9, atol=1e-6)
+    far = 100 + torch.rand(4, 64)
+    assert (quantize_int4_weight(far, symmetric=False).dequantize() - far).abs().max() < 0.15
 
 
 def test_the_whole_layer_is_close_to_float():
@@ -182,7 +202,8 @@ def test_wrong_arguments_are_named(change, message):
         ({"q": torch.full((5, 40), 16, dtype=torch.uint8)}, "q must be in 0..15, got 16"),
         ({"scale": torch.ones(5, 2)}, r"scale must be float16 \[5, 2\], got float32 \[5, 2\]"),
         ({"scale": torch.ones(5, 1).half()}, r"scale must be float16 \[5, 2\], got float16 \[5, 1\]"),
-        ({"zero_point": torch.full((5, 2), 99, dtype=torch.uint8)}, "zero_point must be in 0..15, got 99"),
+        ({"zero_point": torch.full((5, 2), 9, dtype=torch.uint8)}, r"zero_point must be float16 \[5, 2\], got uint8"),
+        ({"zero_point": torch.full((5, 2), torch.inf).half()}, "zero_point must be finite"),
         ({"group_size": 48}, "group_size must be of"),
     ],
 )
@@ -212,4 +233,4 @@ def test_opcheck_and_compile():
 def test_cost():
     cost = int4_linear_cost(2, 3, 64, 32, zeros=True)
     assert cost.ops == 2 * 2 * 3 * 64
-    assert cost.bytes == 3 * 32 + 2 * 3 * 2 + 3 + 12 + 2 * 67 * 4
+    assert cost.bytes == 3 * 32 + 2 * 3 * 2 * 2 + 12 + 2 * 67 * 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -37,8 +39,6 @@ def test_dynamic_simulation_is_what_the_kernels_compute() -> None:
     with simulated(model, spec), torch.inference_mode():
         got = model(x)
     assert torch.equal(model(x), float_output), "the model is as it was"
-    import copy
-
     want = int8.convert(copy.deepcopy(model), spec)(x)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
     assert not torch.allclose(got, float_output, rtol=1e-4)
@@ -234,3 +234,26 @@ def test_smoothing_is_a_step_whose_result_comes_back_untied(tmp_path: Path) -> N
     assert restored.head.weight is not restored.embedding.weight  # type: ignore[union-attr]
     with pytest.raises(PyprodError, match="strength"):
         smooth.apply(Made(model), Context(made, tmp_path), strength=2.0)
+
+
+def test_weights_in_groups_of_four_bits(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(16, 70), nn.ReLU(), nn.Linear(70, 5)).eval()
+    made = ptq.apply(Made(model), context(model, tmp_path), weight_bits=4, group_size=32, keep_8_bits=["0"])
+    assert made.quantspec is not None
+    assert made.quantspec.weights["2"] == TensorQuant("per_group", 4, group_size=32)
+    assert made.quantspec.weights["0"].bits == 8
+    assert made.notes == (
+        "2 layers quantized to weights of 4 bits in groups of 32, scales found at run time; 8 bits: 0",
+    )
+    assert QuantSpec.from_json(json.loads(json.dumps(made.quantspec.to_json()))) == made.quantspec
+    x = torch.randn(7, 16)
+    with simulated(model, made.quantspec), torch.no_grad():
+        want = model(x)
+    assert (want - model(x)).norm() > 0.01 * want.norm()
+    fused = fuse(model, made.quantspec, (x,))
+    assert [str(n.target) for n in fused.graph.nodes if "int4" in str(n.target)] == ["pyprod.int4_linear.default"]
+    for lowered in (fused, int8.convert(copy.deepcopy(model), made.quantspec)):
+        assert torch.allclose(lowered(x), want, atol=1e-4 * float(want.abs().max()))
+    for wrong in ({"group_size": 48}, {"group_size": 32, "weight_bits": 8}, {"group_size": 32, "scheme": "static"}):
+        with pytest.raises(PyprodError, match="groups are of 32, 64, 128 weights of 4 bits"):
+            ptq.apply(Made(model), context(model, tmp_path), **{"weight_bits": 4, **wrong})  # type: ignore[arg-type]
