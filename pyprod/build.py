@@ -90,7 +90,7 @@ class CandidateSubject:
         self._call()
         called = time.perf_counter()
         about = {
-            "notes": [*made.notes, *self._runner.notes],
+            "notes": [*made.notes, *self._ignored(made), *self._runner.notes],
             "unit": workload.unit,
             "tokens_per_sample": workload.tokens_per_sample,
             "numerics": self._variant.numerics,
@@ -101,6 +101,11 @@ class CandidateSubject:
             Observation("first_call", "s", [called - bound]),
             Observation("artifact_size", "bytes", [self._runner.artifact_bytes]),
         ]
+
+    def _ignored(self, made: Made) -> list[str]:
+        if made.quantspec is None or self._variant.lowers:
+            return []
+        return ["the recipe's QuantSpec is not run by this backend"]
 
     def check(self) -> list[Observation]:
         """Relative L2 error on the first rows: the timed call on its example, and further batches."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyprod import bench, files, recipes, workloads
+from pyprod import backends, bench, files, recipes, workloads
 from pyprod.measure import choose, heat, store
 from pyprod.measure.choose import Choice
 from pyprod.measure.heat import Settings
@@ -125,8 +125,13 @@ def _make_all(file: RecipeFile, progress: heat.Progress) -> tuple[dict[str, str]
 
 
 def _candidates(file: RecipeFile, digests: Mapping[str, str]) -> tuple[Candidate, ...]:
+    """A recipe that ends in a QuantSpec is run by what lowers one: elsewhere it would be another form under its name.
+
+    Raises:
+        PyprodError: there is a recipe that none of the backends lowers.
+    """
     how = file.bench
-    return bench.select(
+    found = bench.select(
         workload_names=[file.workload],
         recipe_names=list(digests),
         backend_names=how.backends,
@@ -134,6 +139,13 @@ def _candidates(file: RecipeFile, digests: Mapping[str, str]) -> tuple[Candidate
         batches=how.batch,
         threads=how.threads,
     )
+    quantized = {name for name in digests if recipes.is_quantized(file.workload, name)}
+    kept = tuple(c for c in found if c.recipe not in quantized or backends.lowers(c.backend))
+    if left := quantized - {c.recipe for c in kept}:
+        raise PyprodError(
+            f"recipe {', '.join(sorted(left))}: none of [bench] backends runs a QuantSpec; add native.int8"
+        )
+    return kept
 
 
 def _complete(measurements: Sequence[Measurement], plan: bench.Plan) -> bool:

@@ -74,6 +74,21 @@ def test_where_nothing_meets_the_demands(tmp_path: Path) -> None:
     assert "recipe impossible could not be made" in done.stdout
 
 
+def test_a_quantspec_is_run_by_what_lowers_one(tmp_path: Path) -> None:
+    steps = f'workload = "{TINY}"\n[recipes.few]\nsteps = [{{ step = "ptq", weight_bits = 3 }}]\n[bench]\nrounds = 5\n'
+    (tmp_path / "r.toml").write_text(steps + 'backends = ["eager.fp32"]')
+    command = [sys.executable, "-m", "pyprod", "ship", str(tmp_path / "r.toml"), "--out", str(tmp_path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "recipe few: none of [bench] backends runs a QuantSpec; add native.int8" in done.stderr
+    (tmp_path / "r.toml").write_text(steps + 'backends = ["eager.fp32", "native.int8"]\n[require]\nsize_mb = 100')
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (choice,) = json.loads(done.stdout)["choices"]
+    forms = {name.removeprefix(f"{TINY}/").removesuffix("/cpu/b1/t1") for name in choice["judged"]}
+    assert forms == {"base/eager.fp32", "base/native.int8", "few/native.int8"}
+
+
 def test_a_misspelt_step_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text('workload = "digits"\n[recipes.x]\nsteps = [{ step = "finetuned" }]')
     command = [sys.executable, "-m", "pyprod", "ship", str(tmp_path / "r.toml")]

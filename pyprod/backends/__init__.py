@@ -31,11 +31,13 @@ class Variant:
         numerics: what the heavy operators compute in; fixes how far outputs may be from float32 eager.
         summary: one line for ``pyprod list``.
         attention: whether only models with attention have this variant.
+        lowers: whether it runs what a QuantSpec says; the others run in float, or quantize in their own way.
     """
 
     numerics: Numerics
     summary: str
     attention: bool = False
+    lowers: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,15 @@ def split(backend: str) -> tuple[ModuleType, str]:
     if variant not in module.VARIANTS:
         raise PyprodError(discover.unknown("backend", backend, [f"{family}.{v}" for v in module.VARIANTS]))
     return module, variant
+
+
+def lowers(backend: str) -> bool:
+    """Whether "family.variant" is here and runs what a QuantSpec says."""
+    try:
+        module, variant = split(backend)
+    except Unavailable:
+        return False
+    return bool(module.VARIANTS[variant].lowers)
 
 
 def known(

@@ -15,9 +15,11 @@ from pyprod.types import QuantSpec, Unavailable
 
 VARIANTS = {
     "int8": Variant(
-        "int8", "weights per channel; activations per token with scales found at run time, in CNNs calibrated"
+        "int8",
+        "weights per channel; activations per token with scales found at run time, in CNNs calibrated",
+        lowers=True,
     ),
-    "int8_compiled": Variant("int8", "the same, what remains in float compiled by torch.compile"),
+    "int8_compiled": Variant("int8", "the same, what remains in float compiled by torch.compile", lowers=True),
 }
 
 _Lowered = tuple[nn.Module, tuple[str, ...]]  # the model in int8, and what a reader of the table must know of it

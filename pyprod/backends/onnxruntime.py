@@ -29,7 +29,7 @@ VARIANTS = {
     "fused": Variant("float32", "each attention one node, which ONNX Runtime doesn't find by itself", attention=True),
     "fp16": Variant("float16", "weights and activations in float16 (CUDA)"),
     "int8_dynamic": Variant("int8", "weights per channel, activations per tensor with scales found at run time"),
-    "int8_native": Variant("int8", "linear layers on our kernels, as custom operators; attention in float"),
+    "int8_native": Variant("int8", "linear layers on our kernels, the rest in float", lowers=True),
     "int8_static": Variant("int8", "QDQ: weights per channel, activations per tensor with calibrated scales"),
 }
 

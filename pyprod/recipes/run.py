@@ -101,6 +101,12 @@ def load(workload_name: str, name: str, workload: Workload) -> Made:
     return _load(_root() / "steps" / json.loads(path.read_text())["digest"], workload)
 
 
+def is_quantized(workload_name: str, name: str) -> bool:
+    """Whether a recipe's result has a QuantSpec."""
+    about = _root() / "steps" / digest_of(workload_name, name) / ABOUT
+    return name != "base" and about.is_file() and "quantspec" in json.loads(about.read_text())
+
+
 def digest_of(workload_name: str, name: str) -> str:
     """Which result a recipe's name stands for now; "base" for the model as it is."""
     path = _name_file(workload_name, name)
