@@ -244,3 +244,26 @@ def test_a_pass_after_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room.discover.load("pyprod.fuse", "norm"), "AFTER", ("mergee",))
     with pytest.raises(PyprodError, match=r"mergee.*did you mean 'merge'"):
         passes()
+
+
+def test_what_no_input_changes_is_computed_once() -> None:
+    class Places(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.kinds = nn.Embedding(50, 8), nn.Embedding(2, 8)
+            self.shared = nn.Parameter(torch.randn(8))
+            self.linear = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            places = self.table.weight[: x.shape[1]] + self.kinds.weight[1]
+            wide = self.shared.expand(x.shape[1], 8) * 2  # larger than what it comes from
+            return self.linear(x + places) + wide * self.shared
+
+    model, x = Places().eval(), torch.randn(2, 5, 8)
+    spec = dynamic_quantspec(model)
+    fused = fuse(model, spec, (x,))
+    assert fused.meta["rewritten"]["constants"] == 1
+    assert {tuple(b.shape) for b in fused.buffers()} >= {(5, 8)}
+    assert not {tuple(b.shape) for b in fused.buffers()} & {(50, 8), (2, 8)}
+    assert torch.equal(fused(x), convert(copy.deepcopy(model), spec)(x))
+    assert fuse(model, QuantSpec({}, {}), (x,)).meta["rewritten"]["constants"] == 0
