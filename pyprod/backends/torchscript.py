@@ -1,4 +1,4 @@
-"""TorchScript: traced, and frozen with its inference optimizations. Deprecated in PyTorch, and still widely served."""
+"""TorchScript: traced or scripted, and frozen with its inference optimizations. Deprecated, and still widely served."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pyprod.types import Unavailable
 
 VARIANTS = {
     "traced": Variant("float32", "traced"),
+    "scripted": Variant("float32", "compiled from the code of forward, weights frozen, optimize_for_inference"),
     "frozen": Variant("float32", "traced, weights frozen, optimize_for_inference"),
 }
 
@@ -23,10 +24,14 @@ def available(variant: str, device: str) -> Unavailable | None:
 
 
 def prepare(request: Request) -> Runner:
-    """The module as production loads it: from its file."""
-    frozen = request.variant == "frozen"
+    """The module as production loads it: from its file.
+
+    Raises:
+        Unavailable: the variant is "scripted", and torch.jit.script can't take the model's code.
+    """
+    frozen, scripted = request.variant != "traced", request.variant == "scripted"
     path = request.workdir / "model.pt"
-    save(request.model.to(request.device), tuple(t.to(request.device) for t in request.example), path, frozen)
+    save(request.model.to(request.device), tuple(t.to(request.device) for t in request.example), path, frozen, scripted)
     module = load(path, request.device)
     if frozen:
         with quiet():

@@ -21,6 +21,9 @@ from pyprod.types import PyprodError, Unavailable
 #: blocks of random weights have neither the encoder's depth nor its outliers: 1.3% x sqrt(12) layers = 4.5%.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 4e-3, "int8": 6e-2}
 
+#: What a variant says of itself that it can't take: torch.jit.script compiles a part of Python only.
+UNSUITED = {("torchscript.scripted", "transformer")}
+
 HERE = [name for name, variant, why in backends.known("cpu") if variant and not why]
 
 
@@ -29,7 +32,8 @@ def models(backend: str) -> list[str]:
     module, variant = backends.split(backend)
     if module.VARIANTS[variant].attention:
         return ["transformer"]
-    return ["mlp"] if hasattr(module, "no_compiler") else ["transformer", "cnn"]
+    tried = ["mlp"] if hasattr(module, "no_compiler") else ["transformer", "cnn"]
+    return [model for model in tried if (backend, model) not in UNSUITED]
 
 
 def prepare(request_for: Callable[..., Request], backend: str, model: str, batch: int) -> Runner:
@@ -72,6 +76,13 @@ def test_runner(request_for: Callable[..., Request], backend: str, model: str, b
         runner.bind(inputs(model, batch + 1, 11))
     with pytest.raises(ValueError, match="inputs, got"):
         runner.bind(inputs(model, batch, 11) * 2)
+
+
+@pytest.mark.parametrize(("backend", "model"), sorted(UNSUITED))
+def test_what_is_unsuited_says_so(request_for: Callable[..., Request], backend: str, model: str) -> None:
+    module, variant = backends.split(backend)
+    with pytest.raises(Unavailable, match="can't take the model"):
+        module.prepare(request_for(model, variant, 1))
 
 
 def test_bound_calls_keep_their_own_inputs(request_for: Callable[..., Request]) -> None:

@@ -147,6 +147,24 @@ def test_what_a_killed_process_left_is_swept_and_what_a_live_one_writes_is_not(t
     assert alive.exists()
 
 
+@pytest.mark.parametrize("decides", [True, False])
+def test_torchscript_is_scripted_where_it_can_be(decides: bool, tmp_path: Path) -> None:
+    class Decides(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2.0 if bool(x.sum() > 0) else -x
+
+    class Unscriptable(nn.Module):
+        def forward(self, *inputs: Tensor) -> Tensor:
+            return inputs[0] * 2.0
+
+    model = (Decides() if decides else Unscriptable()).eval()
+    x = torch.cat([torch.ones(3, 4), -torch.ones(3, 4)])
+    check = Check((x,), model, shapes=0)
+    found = deliver(Order(model, (x[:2],)), "torchscript", tmp_path / "m.pt", check)
+    assert found.facts["by"] == ("torch.jit.script" if decides else "torch.jit.trace")
+    assert decides or "can't take the model" in found.facts["not scripted"]
+
+
 def test_a_size_that_the_model_fixes_is_said_to_be(tmp_path: Path) -> None:
     class Fixed(nn.Module):
         def __init__(self) -> None:
