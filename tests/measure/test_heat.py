@@ -17,7 +17,7 @@ from pyprod.measure import heat, memory
 from pyprod.measure.heat import Entry, Settings
 from pyprod.types import Candidate, Failure, Measurement
 
-QUICK = Settings(rounds=3, slice_s=0.01, max_samples=5, warmup_s=0.05, timeout_s=20)
+QUICK = Settings(rounds=3, slice_s=0.01, max_samples=5, warmup_s=0.05, timeout_s=60)
 CPUS = sorted(os.sched_getaffinity(0))
 SLOTS = {number: [cpu] for number, cpu in enumerate(CPUS[:2])}
 BASELINE = Candidate("toast", "eager.fp32")
@@ -143,13 +143,13 @@ def test_failures_have_their_kind(bug: str, kind: str, message: str) -> None:
 
 def test_a_hang_ends_at_the_time_limit() -> None:
     start = time.monotonic()
-    settings = Settings(rounds=1, slice_s=0.01, warmup_s=0.05, timeout_s=2)
+    settings = Settings(rounds=1, slice_s=0.01, warmup_s=0.05, timeout_s=10)  # a start takes 1 s, under load several
     taken = run([entry("slow.x", stage="score", bug="hang"), entry("good.x")], settings)
     (failed,) = of(taken, "slow.x", "failure")
     assert failed.failure is not None
     assert (failed.failure.kind, failed.failure.stage) == ("timeout", "score")
     assert of(taken, "good.x", "latency")
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
 
 
 def test_a_worker_killed_from_outside_is_a_row() -> None:

@@ -11,7 +11,7 @@ from pyprod.measure.relay import MOST_DEATHS, Relay
 from pyprod.types import Candidate, Failure, Measurement
 from tests.measure.test_heat import SLOTS, Watch
 
-QUICK = Settings(rounds=2, slice_s=0.002, max_samples=3, timeout_s=20)
+QUICK = Settings(rounds=2, slice_s=0.002, max_samples=3, timeout_s=60)
 
 
 def entry(problem: int, backend: str, **payload: Any) -> Entry:
