@@ -30,7 +30,7 @@ def table(results: Path) -> str:
     caption = (
         f"*{', '.join(sorted(machines))}, a shared virtual machine, one thread. `pyprod ship recipes/WORKLOAD.toml`; "
         "every form, its intervals and why it lost in [results/forms](../results/forms). Minutes: of measuring; ranges "
-        "are 95% intervals. A/A: the same form measured twice, 1 if nothing disturbed.*"
+        "are 95% intervals. A/A: the same form measured twice; outside 0.97-1.03 no number of the row can be trusted.*"
     )
     return "\n".join([_HEAD, *rows, "", caption, ""])
 
@@ -61,5 +61,5 @@ def _row(choice: dict[str, Any], cohort: pd.DataFrame, minutes: float | None) ->
     change = "as it is" if form["baseline"] else f"{form['accuracy_difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
     return (
         f"{start} `{form['form']}` | {form['latency_p50_ms']:.3g} | {faster} | "
-        f"{form['statistic']} {form['accuracy']:.4g}, {change} | {form['artifact_mb']:.3g} | {aa} |"
+        f"{form['statistic']} {form['accuracy']:.4g}, {change} | {form['artifact_mb']:.4g} | {aa} |"
     )
