@@ -12,6 +12,9 @@ from pyprod.export.ledger import EXACT, FOLDED
 from tools.gate_study.tables import rate
 
 FAULTS, ENVIRONMENT = "faults.json", "environment.json"
+#: Reports of files that are not held to float32's tolerance; they have tables of their own.
+_ROUNDED = ("*.static.onnx.parity.json", "*.native.onnx.parity.json")
+
 _SHOWN = 12  # of the roundings left out
 
 
@@ -45,7 +48,7 @@ def parity(results: Path) -> str:
         return "*Not measured yet.*\n"
     lines = ["| file | worst step, exact / folded | runtime | real rows, calls | error | random sizes, calls | error |"]
     lines.append("|---|---|---|---:|---:|---:|---:|")
-    for path in sorted(set(folder.glob("*.parity.json")) - set(folder.glob("*.static.onnx.parity.json"))):
+    for path in sorted(set(folder.glob("*.parity.json")) - {p for glob in _ROUNDED for p in folder.glob(glob)}):
         lines += _runtimes(json.loads(path.read_text()))
     command = "pyprod export WORKLOAD --format ... --shapes 500"
     return (
@@ -53,6 +56,25 @@ def parity(results: Path) -> str:
         f"[results/export/{folder.name}](../results/export/{folder.name}). "
         "The error of a call is its worst output vector's: the L2 norm of the difference over the root mean square "
         "of such norms on real rows.*\n"
+    )
+
+
+def rounded(results: Path) -> str:
+    """What a file on our kernels differs by, and what was allowed, of the newest record."""
+    folder = _newest(results, "*.native.onnx.parity.json")
+    if folder is None:
+        return "*Not measured yet.*\n"
+    lines = ["| file | runtime | rows | calls | error | allowed |", "|---|---|---|---:|---:|---:|"]
+    for path in sorted(folder.glob("*.native.onnx.parity.json")):
+        about = json.loads(path.read_text())
+        lines += [
+            f"| {about['file']} | {row['reader']} | {row['rows']} | {row['calls']} | {row['error']:.1e} "
+            f"| {row['tolerance']:.1e} |"
+            for row in about["parity"]
+        ]
+    return (
+        "\n".join(lines) + f"\n\n*{_machine(folder)}; `pyprod export encoder --recipe dynamic --format onnx_native`; "
+        f"[results/export/{folder.name}](../results/export/{folder.name}).*\n"
     )
 
 

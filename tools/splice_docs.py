@@ -151,6 +151,7 @@ _STUDIES = {
     "training-distill": training_tables.distill,
     "training-bfloat16": training_tables.bfloat16,
     "training-qat": training_tables.qat,
+    "export-rounded": export_tables.rounded,
     "export-static": export_tables.static,
     "export-attention": export_tables.attention,
     "choose-study": choose_tables.study,

@@ -132,6 +132,11 @@ def module_of(node: onnx.NodeProto) -> str:
     return parts[-2] if len(parts) > 1 else ""
 
 
+def transposed(node: onnx.NodeProto) -> bool:
+    """Whether a Gemm takes its weight as torch holds it, ``[N, K]``."""
+    return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+
+
 def layer_of(node: onnx.NodeProto) -> str:
     """The layer whose weight is the node's second input.
 

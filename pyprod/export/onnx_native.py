@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyprod import discover
 from pyprod.export import onnx_file, onnx_runtimes
-from pyprod.export.ledger import layer_of
+from pyprod.export.ledger import layer_of, transposed
 from pyprod.export.onnx_attention import fuse_attention
 from pyprod.export.order import Order, Reader, Written
 from pyprod.export.program import Traced, trace
@@ -180,12 +180,8 @@ def _bias(chain: list[onnx.NodeProto], constants: dict[str, onnx.TensorProto]) -
     first, names = chain[0], list(chain[0].input[2:])
     if first.op_type == "MatMul" and len(chain) > 1 and chain[1].op_type == "Add":
         names = [name for name in chain[1].input if name != first.output[0]]
-    channels = constants[first.input[1]].dims[0 if _transposed(first) else 1]
+    channels = constants[first.input[1]].dims[0 if transposed(first) else 1]
     return [name for name in names if name in constants and list(constants[name].dims) == [channels]]
-
-
-def _transposed(node: onnx.NodeProto) -> bool:
-    return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 
 
 def _activation(node: onnx.NodeProto) -> str:
@@ -218,7 +214,7 @@ def _stored(graph: onnx.GraphProto, name: str, packed: Tensor, scale: Tensor) ->
 
 def _replace(graph: onnx.GraphProto, chain: list[onnx.NodeProto], made: onnx.NodeProto) -> None:
     """Put `made` where the chain begins: whatever reads its output comes after the chain's end."""
-    place = next(i for i, node in enumerate(graph.node) if node is chain[0] or node == chain[0])
+    place = list(graph.node).index(chain[0])
     for node in chain:
         graph.node.remove(node)
     graph.node.insert(place, made)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyprod import discover
 from pyprod.export import onnx_file, onnx_runtimes
-from pyprod.export.ledger import layer_of
+from pyprod.export.ledger import layer_of, transposed
 from pyprod.export.order import Order, Reader, Written
 from pyprod.export.program import trace
 from pyprod.nn import channel_scale, quantize_weight
@@ -110,7 +110,7 @@ def _layer(
     graph: _Graph, node: onnx.NodeProto, layer: nn.Linear | nn.Conv2d, weight: TensorQuant, activation: TensorQuant
 ) -> None:
     folded = graph.constants[node.input[1]]
-    axis = 1 if node.op_type == "Gemm" and not _transposed(node) else _CHANNELS[node.op_type]
+    axis = 1 if node.op_type == "Gemm" and not transposed(node) else _CHANNELS[node.op_type]
     codes, scale = _integers(layer, weight, np.moveaxis(folded, axis, 0).reshape(folded.shape[axis], -1))
     shape = (folded.shape[axis], *(size for i, size in enumerate(folded.shape) if i != axis))
     stored = np.ascontiguousarray(np.moveaxis(codes.reshape(shape), 0, axis))
@@ -155,10 +155,6 @@ def _rounded(graph: _Graph, name: str, quant: TensorQuant) -> str:
         codes = graph.node("QuantizeLinear", [name, *reads], f"{base}_quantized")
         graph.rounded[name, quant] = graph.node("DequantizeLinear", [codes, *reads], f"{base}_rounded")
     return graph.rounded[name, quant]
-
-
-def _transposed(node: onnx.NodeProto) -> bool:
-    return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 
 
 def _checked(name: str, quantspec: QuantSpec) -> TensorQuant:

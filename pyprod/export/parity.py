@@ -119,12 +119,12 @@ def spread(wants: Sequence[Tensor], twin: nn.Module, calls: Sequence[tuple[Tenso
 
 
 def jittered(model: nn.Module) -> nn.Module:
-    """A copy with each float parameter off by up to float32's rounding, 2^-24 of it."""
+    """A copy with each float parameter off by at most a unit in its last place, 2^-23 of it."""
     twin, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in twin.parameters():
             off = torch.rand(parameter.shape, generator=generator, dtype=torch.float64) * 2 - 1
-            parameter.copy_(parameter.double() * (1 + 2**-23 * off))  # what rounds to 0 or 1 units in the last place
+            parameter.copy_(parameter.double() * (1 + 2**-23 * off))
     return twin
 
 
