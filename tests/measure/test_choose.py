@@ -67,13 +67,13 @@ def test_what_is_not_sure_is_not_chosen() -> None:
 
 
 def test_a_demand_that_nobody_meets_has_nearest_forms_and_their_price() -> None:
-    forms = form("eager.fp32", 10) + form("a.int8", 3, size=40) + form("b.int8", 4, size=31)
+    forms = form("eager.fp32", 10) + form("a.int8", 3, size=40) + form("b.int8", 4.25, noise=0, size=31)
     (choice,) = choose(forms, {"p50_ms": 3.5, "size_mb": 30}, "latency")
     assert choice.chosen is None
     first, second, _ = choice.nearest.items()
     assert first[0] == "toy/base/b.int8/cpu/b1/t1"
     assert "size_mb = 31 instead of 30" in first[1]
-    assert "p50_ms = 4.0" in first[1]
+    assert "p50_ms = 4.25 instead of 3.5" in first[1]
     assert second == ("toy/base/a.int8/cpu/b1/t1", "size_mb = 40 instead of 30")
 
 
