@@ -18,6 +18,7 @@ import math
 import mmap
 import os
 import random
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -54,6 +55,7 @@ class Memory:
     def __init__(self, size: int) -> None:
         self._size = size
         self._file = os.memfd_create("pyprod-gate")
+        self._close = weakref.finalize(self, os.close, self._file)
         os.ftruncate(self._file, size * (MOST_WINDOWS + 1))
         reserved = mmap.mmap(self._file, size + HUGE)
         skip = -ctypes.addressof(ctypes.c_char.from_buffer(reserved)) % HUGE
@@ -62,7 +64,7 @@ class Memory:
 
     def close(self) -> None:
         """Give it back in this process; those forked before keep theirs. `tensor` must not be used any more."""
-        os.close(self._file)
+        self._close()
         self.tensor = torch.empty(0, dtype=torch.uint8)
 
     def show(self, window: int, span: int, populate: bool = False) -> None:

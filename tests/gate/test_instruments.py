@@ -83,8 +83,10 @@ def test_a_whole_side(nvml: Nvml, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("sys.modules", dict(__import__("sys").modules))
     side = child.Child("head", Memory(1 << 20), Memory(1 << 20))
     monkeypatch.setattr(child.sys, "path", list(child.sys.path))
-    side.load(str(tmp_path), ["."], [str(tmp_path / "gate_toy.py")], "/nowhere", 1, "cuda", True)
-    side.setup("work", "seed")
+    with torch.enable_grad():  # which a side leaves off
+        side.load(str(tmp_path), ["."], [str(tmp_path / "gate_toy.py")], "/nowhere", 1, "cuda", True)
+        assert not torch.is_grad_enabled()
+        side.setup("work", "seed")
     (found,) = side.slice(0, 3, 1000, 5, 5, 1000)
     assert list(found.samples) == [200_000] * 5
     side.output(4, str(tmp_path))
