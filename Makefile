@@ -27,7 +27,7 @@ SOURCES := setup.py pyproject.toml $(shell find csrc)  # folders too: they chang
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint .venv/torch.txt
 
 .NOTPARALLEL:
-.PHONY: FORCE help bench bench-full gate gate-study test sanitize instructions build lint format weights docs asv clean
+.PHONY: FORCE help bench bench-full gate gate-study test sanitize instructions cuda-resources build lint format weights docs asv clean
 
 help: ## Explain each target
 	@echo "Usage: make TARGET"; echo
@@ -49,6 +49,9 @@ sanitize: build $(STAMPS)/test ## Run the kernels' tests under AddressSanitizer 
 
 instructions: build $(STAMPS)/test ## Count the ops' instructions under valgrind; ARGS=--check compares with results/
 	@$(BIN)/python tools/instructions.py $(ARGS)
+
+cuda-resources: build $(STAMPS)/test ## Read the CUDA kernels' registers and instructions; ARGS=--check compares with results/
+	@$(BIN)/python tools/cuda_resources.py $(ARGS)
 
 build: $(STAMPS)/build ## Make .venv, install the pinned packages, build csrc/
 

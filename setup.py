@@ -35,8 +35,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 OPS, PROBE, PLACE = "pyprod.libpyprod", "pyprod._probe", "pyprod.libplace"
 ONNXRUNTIME = "pyprod.libpyprod_onnxruntime"
-#: Folders below csrc/ that are libraries of their own.
-APART = ("csrc/probe/", "csrc/place/", "csrc/onnxruntime/")
+#: Folders below csrc/ that are libraries of their own; the emulator is built by its tests.
+APART = ("csrc/probe/", "csrc/place/", "csrc/onnxruntime/", "csrc/emulator/")
 #: The matrix product without its torch ops.
 GEMM = tuple(
     f"csrc/int8_gemm/{path}.cpp" for path in ("amx", "avx2", "avx512_vnni", "avx_vnni", "dispatch", "portable")
@@ -113,6 +113,7 @@ class Cuda:
         binaries = [f"-gencode arch=compute_{arch},code=sm_{arch}" for arch in self.archs]
         # PTX of the oldest architecture runs, by the driver's compiler, on any newer one that is not listed.
         plain = [arch for arch in self.archs if arch.isdigit()][:1]
+        binaries.append(f"-DPYPROD_HAS_SM90A={int('90a' in self.archs)}")  # whether Hopper's kernels may be called
         return " ".join([*binaries, *(f"-gencode arch=compute_{arch},code=compute_{arch}" for arch in plain)])
 
 

@@ -1,16 +1,14 @@
-// The ops of this family: checks, schemas, and the loop over rows.
+// The ops of this family on the CPU: schemas, and the loop over rows.
+
+#include "activation_quantize/ops.h"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <tuple>
 
-#include "activation_quantize/path.h"
 #include "common/isa.h"
-#include "common/output.h"
 #include "common/parallel.h"
-#include "common/row_view.h"
 #include "common/scratch.h"
 
 namespace pyprod::activation_quantize {
@@ -27,19 +25,12 @@ Kernel kernel() {
   return kPortable;
 }
 
-Float check_input(const char* op, const char* name, const Tensor& x) {
-  PYPROD_CHECK(x.dim() >= 1, op, ": ", name, " must be [..., K], got a scalar");
-  return check_float(op, name, x.scalar_type());
-}
-
-std::tuple<Tensor, Tensor> run(Function function, Float type, const Tensor& x_in, const Tensor* up_in) {
+void run(Function function, Float type, const Tensor& x_in, const Tensor* up_in, Tensor& q_out, Tensor& scale_out) {
   const Kernel kernel = activation_quantize::kernel();
   const int64_t k = x_in.size(x_in.dim() - 1);
   const RowView x(x_in, type);
   std::optional<RowView> up;
   if (up_in != nullptr) up.emplace(*up_in, type);
-  Tensor q_out = new_output(x_in, x_in.sizes(), ScalarType::Char);
-  Tensor scale_out = new_output(x_in, {x_in.sizes().data(), x_in.sizes().size() - 1}, ScalarType::Float);
   int8_t* const q = static_cast<int8_t*>(q_out.mutable_data_ptr());
   float* const scale = static_cast<float*>(scale_out.mutable_data_ptr());
   const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, k));
@@ -59,24 +50,6 @@ std::tuple<Tensor, Tensor> run(Function function, Float type, const Tensor& x_in
       kernel(row, y);
     }
   });
-  return {q_out, scale_out};
-}
-
-std::tuple<Tensor, Tensor> silu_mul_quantize(const Tensor& gate, const Tensor& up) {
-  constexpr const char* op = "silu_mul_quantize";
-  const Float type = check_input(op, "gate", gate);
-  check_dtype(op, "up", up, gate.scalar_type());
-  check_same_shape(op, "up", up, "gate", gate);
-  check_same_device(op, "up", up, gate);
-  return run(Function::silu_mul, type, gate, &up);
-}
-
-std::tuple<Tensor, Tensor> gelu_quantize(const Tensor& x, const StringArgument& approximate) {
-  constexpr const char* op = "gelu_quantize";
-  const Float type = check_input(op, "x", x);
-  PYPROD_CHECK(approximate == "none" || approximate == "tanh", op, ": approximate must be none or tanh, got ",
-               approximate);
-  return run(approximate == "none" ? Function::gelu : Function::gelu_tanh, type, x, nullptr);
 }
 
 }  // namespace
@@ -86,9 +59,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pyprod, m) {
   m.def("gelu_quantize(Tensor x, *, str approximate=\"none\") -> (Tensor, Tensor)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pyprod, CPU, m) {
-  m.impl("silu_mul_quantize", TORCH_BOX(&silu_mul_quantize));
-  m.impl("gelu_quantize", TORCH_BOX(&gelu_quantize));
-}
+STABLE_TORCH_LIBRARY_IMPL(pyprod, CPU, m) { implement<&run>(m); }
 
 }  // namespace pyprod::activation_quantize

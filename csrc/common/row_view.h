@@ -41,6 +41,7 @@ class RowView {
         stride_((x.dim() > 1 ? tensor_.stride(x.dim() - 2) : 0) * (type == Float::f32 ? 4 : 2)) {}
 
   const char* row(int64_t m) const { return data_ + m * stride_; }
+  int64_t stride() const { return stride_; }  // bytes
 
  private:
   Tensor tensor_;

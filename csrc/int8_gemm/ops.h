@@ -9,7 +9,8 @@
 #include "common/output.h"
 #include "int8_gemm/layout.h"
 
-// What the CPU and the CUDA ops share: the checks of their arguments and the shapes of their results.
+// What the CPU and the CUDA ops share: the checks of their arguments and the shapes of their results (of whole linear
+// layers: linear_ops.h).
 
 namespace pyprod::int8_gemm {
 
@@ -33,53 +34,6 @@ inline void check_gemm(const Tensor& a, const Tensor& packed, int64_t n, int64_t
 inline Float check_quantize(const Tensor& x) {
   PYPROD_CHECK(x.dim() >= 1, "quantize_per_token: x must be [..., K], got a scalar");
   return check_float("quantize_per_token", "x", x.scalar_type());
-}
-
-// What every linear layer takes besides its activations x [..., k]; `residual_dtype`: that of the sum it is added to.
-struct Layer {
-  const Tensor& packed;
-  int64_t n, k;
-  const Tensor& w_scale;
-  const std::optional<Tensor>& bias;
-  const std::optional<StringArgument>& activation;
-  const std::optional<Tensor>& residual;
-};
-
-inline Activation check_layer(const char* op, const char* x_name, const Tensor& x, const Layer& layer,
-                              ScalarType residual_dtype) {
-  const int64_t last = x.dim() - 1;
-  PYPROD_CHECK(x.dim() >= 1 && x.size(last) == layer.k, op, ": ", x_name, " must be [..., ", layer.k, "], got ",
-               shape_text(x));
-  check_packed(op, layer.packed, layer.n, layer.k, x);
-  check_vector(op, "w_scale", layer.w_scale, layer.n, x);
-  if (layer.bias.has_value()) check_vector(op, "bias", *layer.bias, layer.n, x);
-  const Activation activation = check_activation(op, layer.activation);
-  if (layer.residual.has_value()) {
-    const Tensor& residual = *layer.residual;
-    check_dtype(op, "residual", residual, residual_dtype);
-    bool same = residual.dim() == x.dim() && residual.size(last) == layer.n;
-    for (int64_t i = 0; same && i < last; ++i) same = residual.size(i) == x.size(i);
-    PYPROD_CHECK(same, op, ": residual must be shaped like the output, got ", shape_text(residual));
-    check_same_device(op, "residual", residual, x);
-  }
-  return activation;
-}
-
-// The types of an int8_linear call after all of its arguments were checked.
-struct LinearTypes {
-  Float in, out;
-  ScalarType out_dtype;
-  Activation activation;
-};
-
-inline LinearTypes check_linear(const Tensor& x, const Layer& layer, std::optional<ScalarType> out_dtype) {
-  constexpr const char* op = "int8_linear";
-  LinearTypes types;
-  types.in = check_float(op, "x", x.scalar_type());
-  types.out_dtype = out_dtype.value_or(x.scalar_type());
-  types.out = check_float(op, "out_dtype", types.out_dtype);
-  types.activation = check_layer(op, "x", x, layer, types.out_dtype);
-  return types;
 }
 
 // The sizes of x with the last one replaced.

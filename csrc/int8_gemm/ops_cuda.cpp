@@ -1,66 +1,83 @@
-// The CUDA implementations of this family's ops (schemas: ops.cpp).
+// The CUDA implementations of this family's ops (schemas: ops.cpp, linear.cpp).
 
 #include <torch/csrc/stable/library.h>
 
+#include "common/cuda/ops.h"
 #include "int8_gemm/cuda.h"
-#include "int8_gemm/ops.h"
-
-// Weak: libtorch_cuda has it, a CPU torch does not, and this library loads on both. Stream::nativeHandle() of the
-// stable ABI would need torch 2.13.
-extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
+#include "int8_gemm/linear_ops.h"
 
 namespace pyprod::int8_gemm {
 namespace {
 
-using torch::stable::accelerator::DeviceGuard;
+// int8 rows as launch_gemm() reads them.
+struct Rows {
+  Tensor tensor;
+  int64_t stride;
+};
 
-void* current_stream(const Tensor& t) {
-  PYPROD_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "pyprod: this torch is built without CUDA");
-  void* stream = nullptr;
-  PYPROD_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream) == 0, "pyprod: no CUDA stream");
-  return stream;
+Rows new_rows(const Tensor& like, int64_t m, int64_t k) {
+  return {new_output(like, {m, padded_row(k)}, ScalarType::Char), padded_row(k)};
 }
 
-void check_launch(const char* op, const char* error) { PYPROD_CHECK(error == nullptr, op, ": CUDA: ", error); }
+// Bytes a[..., k]: itself where it fits, else a padded copy.
+Rows rows_of_bytes(const OnDevice& device, const Tensor& a_in, int64_t k) {
+  const bool is_unsigned = a_in.scalar_type() == ScalarType::Byte;
+  const Tensor a = plain_rows(a_in);
+  const int64_t m = rows_of(a), stride = row_stride(a);
+  const bool aligned = stride >= k && stride % 16 == 0 && reinterpret_cast<uintptr_t>(a.const_data_ptr()) % 16 == 0;
+  if (!is_unsigned && k % 16 == 0 && aligned) return {a, stride};
+  Rows rows = new_rows(a, m, k);
+  device.check(launch_pad(is_unsigned, a.const_data_ptr(), stride, m, k,
+                          static_cast<int8_t*>(rows.tensor.mutable_data_ptr()), rows.stride, device.stream()));
+  return rows;
+}
 
-// Rows as launch_gemm() reads them: `a` itself where it fits, else a padded copy.
-Tensor aligned_rows(const Tensor& a, int64_t k) {
-  const bool fits = k % 16 == 0 && has_plain_rows(a) && row_stride(a) % 16 == 0 &&
-                    reinterpret_cast<uintptr_t>(a.const_data_ptr()) % 16 == 0;
-  if (fits) return a;
-  Tensor padded = torch::stable::new_zeros(a, {a.size(0), padded_row(k)});
-  Tensor part = torch::stable::narrow(padded, 1, 0, k);
-  torch::stable::copy_(part, a);
-  return padded;
+// Whether every row of `n` values can be read and written by fours.
+bool whole_fours(const Epilogue& e, int64_t n) {
+  const auto aligned = [](const void* pointer, int64_t item) {
+    return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(4 * item) == 0;
+  };
+  const int64_t residual = item_size(e.type);
+  const int64_t out = e.store == Store::floats ? residual : e.store == Store::sums ? 4 : 1;
+  return n % 4 == 0 && aligned(e.out, out) && aligned(e.residual, residual) && aligned(e.col_scale, 4) &&
+         aligned(e.bias, 4);
+}
+
+void multiply(const OnDevice& device, const Rows& rows, int64_t m, const Tensor& packed, int64_t n, int64_t k,
+              const Epilogue& epilogue) {
+  const CudaGemm gemm = {.a = static_cast<const int8_t*>(rows.tensor.const_data_ptr()),
+                         .a_stride = rows.stride,
+                         .packed = static_cast<const int8_t*>(packed.const_data_ptr()),
+                         .m = m,
+                         .n = n,
+                         .k = k,
+                         .epilogue = epilogue,
+                         .whole_fours = whole_fours(epilogue, n)};
+  device.check(launch_gemm(gemm, device.stream()));
 }
 
 std::tuple<Tensor, Tensor> quantize_per_token(const Tensor& x_in) {
   const Float type = check_quantize(x_in);
-  const DeviceGuard guard(x_in.get_device_index());
+  const OnDevice device("quantize_per_token", x_in);
   const Tensor x = plain_rows(x_in);
   const int64_t k = x.size(x.dim() - 1);
   Tensor q = new_output(x, x.sizes(), ScalarType::Char);
   Tensor scale = new_output(x, {x.sizes().data(), x.sizes().size() - 1}, ScalarType::Float);
-  check_launch("quantize_per_token", launch_quantize(type, x.const_data_ptr(), row_stride(x), rows_of(x), k,
-                                                     static_cast<int8_t*>(q.mutable_data_ptr()), k,
-                                                     static_cast<float*>(scale.mutable_data_ptr()), current_stream(x)));
+  device.check(launch_quantize(type, x.const_data_ptr(), row_stride(x), rows_of(x), k,
+                               static_cast<int8_t*>(q.mutable_data_ptr()), k,
+                               static_cast<float*>(scale.mutable_data_ptr()), device.stream()));
   return {q, scale};
 }
 
-Tensor gemm(const Tensor& a_in, const Tensor& packed, int64_t n, int64_t k) {
-  check_gemm(a_in, packed, n, k);
-  const DeviceGuard guard(a_in.get_device_index());
-  const Tensor a = aligned_rows(a_in, k);
+Tensor gemm(const Tensor& a, const Tensor& packed, int64_t n, int64_t k) {
+  check_gemm(a, packed, n, k);
+  const OnDevice device("int8_gemm", a);
   Tensor out = new_output(a, {a.size(0), n}, ScalarType::Int);
-  CudaGemm call = {};
-  call.a = static_cast<const int8_t*>(a.const_data_ptr());
-  call.a_stride = row_stride(a);
-  call.packed = static_cast<const int8_t*>(packed.const_data_ptr());
-  call.m = a.size(0);
-  call.n = n;
-  call.k = k;
-  call.out = out.mutable_data_ptr();
-  check_launch("int8_gemm", launch_gemm(call, current_stream(a)));
+  Epilogue epilogue;
+  epilogue.store = Store::sums;
+  epilogue.out = out.mutable_data_ptr();
+  epilogue.out_stride = n;
+  multiply(device, rows_of_bytes(device, a, k), a.size(0), packed, n, k, epilogue);
   return out;
 }
 
@@ -69,34 +86,50 @@ Tensor linear(const Tensor& x_in, const Tensor& packed, int64_t n, int64_t k, co
               const std::optional<Tensor>& residual_in, std::optional<ScalarType> out_dtype) {
   const Layer layer = {packed, n, k, w_scale, bias, activation, residual_in};
   const LinearTypes types = check_linear(x_in, layer, out_dtype);
-  const DeviceGuard guard(x_in.get_device_index());
+  const OnDevice device("int8_linear", x_in);
   const Tensor x = plain_rows(x_in);
-  const int64_t m = rows_of(x), stride = padded_row(k);
-  void* stream = current_stream(x);
-  Tensor q = new_output(x, {m, stride}, ScalarType::Char);
+  const int64_t m = rows_of(x);
+  Rows rows = new_rows(x, m, k);
   Tensor row_scale = new_output(x, {m}, ScalarType::Float);
   Tensor out = new_output(x, with_last(x, n), types.out_dtype);
   std::optional<Tensor> residual;
-  if (residual_in.has_value()) residual = torch::stable::contiguous(*residual_in);
+  Epilogue epilogue = epilogue_of(layer, types, out, residual);
+  epilogue.row_scale = static_cast<const float*>(row_scale.const_data_ptr());
+  device.check(launch_quantize(types.in, x.const_data_ptr(), row_stride(x), m, k,
+                               static_cast<int8_t*>(rows.tensor.mutable_data_ptr()), rows.stride,
+                               static_cast<float*>(row_scale.mutable_data_ptr()), device.stream()));
+  multiply(device, rows, m, packed, n, k, epilogue);
+  return out;
+}
 
-  CudaGemm call = {};
-  call.a = static_cast<const int8_t*>(q.const_data_ptr());
-  call.a_stride = stride;
-  call.packed = static_cast<const int8_t*>(packed.const_data_ptr());
-  call.m = m;
-  call.n = n;
-  call.k = k;
-  call.out = out.mutable_data_ptr();
-  call.row_scale = static_cast<const float*>(row_scale.const_data_ptr());
-  call.col_scale = static_cast<const float*>(w_scale.const_data_ptr());
-  call.bias = bias.has_value() ? static_cast<const float*>(bias->const_data_ptr()) : nullptr;
-  call.activation = types.activation;
-  call.residual = residual.has_value() ? residual->const_data_ptr() : nullptr;
-  call.type = types.out;
-  check_launch("int8_linear", launch_quantize(types.in, x.const_data_ptr(), row_stride(x), m, k,
-                                              static_cast<int8_t*>(q.mutable_data_ptr()), stride,
-                                              static_cast<float*>(row_scale.mutable_data_ptr()), stream));
-  check_launch("int8_linear", launch_gemm(call, stream));
+Tensor linear_prequantized(const Tensor& q, const Tensor& scale, const Tensor& packed, int64_t n, int64_t k,
+                           const Tensor& w_scale, const std::optional<Tensor>& bias,
+                           const std::optional<StringArgument>& activation, const std::optional<Tensor>& residual_in,
+                           std::optional<ScalarType> out_dtype) {
+  const Layer layer = {packed, n, k, w_scale, bias, activation, residual_in};
+  const LinearTypes types = check_prequantized(q, scale, layer, out_dtype);
+  const OnDevice device("int8_linear_prequantized", q);
+  Tensor out = new_output(q, with_last(q, n), types.out_dtype);
+  std::optional<Tensor> residual;
+  Epilogue epilogue = epilogue_of(layer, types, out, residual);
+  epilogue.row_scale = static_cast<const float*>(scale.const_data_ptr());
+  multiply(device, rows_of_bytes(device, q, k), rows_of(q), packed, n, k, epilogue);
+  return out;
+}
+
+Tensor linear_static(const Tensor& x, double x_scale, int64_t x_zero_point, const Tensor& packed, int64_t n, int64_t k,
+                     const Tensor& w_scale, const std::optional<Tensor>& bias,
+                     const std::optional<StringArgument>& activation, const std::optional<Tensor>& residual_in,
+                     std::optional<ScalarType> out_dtype, std::optional<double> out_scale, int64_t out_zero_point) {
+  const Layer layer = {packed, n, k, w_scale, bias, activation, residual_in};
+  const Static quantization = {x_scale, x_zero_point, out_scale, out_zero_point};
+  const LinearTypes types = check_static(x, quantization, layer, out_dtype);
+  const OnDevice device("int8_linear_static", x);
+  Tensor out = new_output(x, with_last(x, n), types.out_dtype);
+  std::optional<Tensor> residual;
+  Epilogue epilogue = epilogue_of(layer, types, out, residual);
+  set_static(quantization, x.scalar_type() == ScalarType::Byte, types, epilogue);
+  multiply(device, rows_of_bytes(device, x, k), rows_of(x), packed, n, k, epilogue);
   return out;
 }
 
@@ -106,6 +139,8 @@ STABLE_TORCH_LIBRARY_IMPL(pyprod, CUDA, m) {
   m.impl("quantize_per_token", TORCH_BOX(&quantize_per_token));
   m.impl("int8_gemm", TORCH_BOX(&gemm));
   m.impl("int8_linear", TORCH_BOX(&linear));
+  m.impl("int8_linear_prequantized", TORCH_BOX(&linear_prequantized));
+  m.impl("int8_linear_static", TORCH_BOX(&linear_static));
 }
 
 }  // namespace pyprod::int8_gemm

@@ -1,66 +1,70 @@
-// Per-token quantization: one block per row, two passes over it (the second one hits the cache).
+// int8 activations in the form that the GEMM reads: quantized per token, or integers as they are, in padded rows.
 
-#include <cuda_runtime.h>
-
-#include "common/quantize.h"
+#include "common/cuda/row.cuh"
 #include "int8_gemm/cuda.h"
 
 namespace pyprod::int8_gemm {
 namespace {
 
-constexpr int kThreads = 128;
+struct Quantize {
+  const void* x;
+  int64_t x_stride, k;
+  int8_t* q;
+  int64_t q_stride;
+  float* scale;
+};
 
-__device__ __forceinline__ int32_t warp_max(int32_t value) {
-  for (int offset = 16; offset > 0; offset /= 2) value = max(value, __shfl_xor_sync(0xffffffffu, value, offset));
-  return value;
-}
-
-// The largest value of all threads of the block, in every thread.
-__device__ __forceinline__ int32_t block_max(int32_t value) {
-  __shared__ int32_t partial[kThreads / 32];
-  value = warp_max(value);
-  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
-  __syncthreads();
-  return warp_max(partial[threadIdx.x % (kThreads / 32)]);
-}
-
-template <class From>
-__global__ void __launch_bounds__(kThreads)
-    quantize_kernel(const From* x, int64_t x_stride, int64_t k, int8_t* q, int64_t q_stride, float* scales) {
-  const int64_t row = blockIdx.x;
-  const From* from = x + row * x_stride;
-  int8_t* to = q + row * q_stride;
-  int32_t top = 0;
-  for (int64_t i = threadIdx.x; i < k; i += kThreads) top = max(top, magnitude_bits(to_float(from[i])));
-  top = block_max(top);
-  const float scale = row_scale(top), inverse = 1.0f / scale;
-  const bool finite = is_finite_magnitude(top);
-  for (int64_t i = threadIdx.x; i < q_stride; i += kThreads)
-    to[i] = finite && i < k ? static_cast<int8_t>(round_scaled(to_float(from[i]), inverse)) : int8_t{0};
-  if (threadIdx.x == 0) scales[row] = scale;
+template <class From, bool kWhole>
+__global__ void __launch_bounds__(cuda::kRowThreads, cuda::kRowBlocks)
+    quantize_kernel(const __grid_constant__ Quantize call) {
+  const int64_t row = cuda::block_x();
+  const cuda::RowOf<From, kWhole> x = {static_cast<const From*>(call.x) + row * call.x_stride, call.k};
+  const cuda::QuantizedRow<kWhole> to = {call.q + row * call.q_stride, call.k, call.q_stride};
+  cuda::quantize_row([&x](int64_t i) { return x.eight(i); }, to, call.scale + row);
 }
 
 template <class From>
-void launch(const void* x, int64_t x_stride, int64_t m, int64_t k, int8_t* q, int64_t q_stride, float* scale,
-            void* stream) {
-  quantize_kernel<From><<<static_cast<unsigned>(m), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-      static_cast<const From*>(x), x_stride, k, q, q_stride, scale);
+const char* launch(const Quantize& call, int64_t m, void* stream) {
+  const bool whole = call.q_stride == call.k && call.k % 8 == 0 &&
+                     cuda::rows_aligned(static_cast<const From*>(call.x), call.x_stride) &&
+                     cuda::rows_aligned(call.q, call.q_stride);
+  return cuda::launch(whole ? quantize_kernel<From, true> : quantize_kernel<From, false>,
+                      {static_cast<int>(m), 1, cuda::row_threads(call.k), cuda::kRowShared}, stream, call);
+}
+
+struct Pad {
+  const uint8_t* x;
+  int64_t x_stride, k;
+  int8_t* q;
+  int64_t q_stride;
+  uint8_t flip;  // 0x80 lowers an unsigned byte by 128
+};
+
+__global__ void __launch_bounds__(cuda::kRowThreads, cuda::kRowBlocks) pad_kernel(const __grid_constant__ Pad call) {
+  const int64_t row = cuda::block_x();
+  const uint8_t* from = call.x + row * call.x_stride;
+  int8_t* to = call.q + row * call.q_stride;
+  for (int64_t i = cuda::thread(); i < call.q_stride; i += cuda::threads())
+    to[i] = i < call.k ? static_cast<int8_t>(from[i] ^ call.flip) : int8_t{0};
 }
 
 }  // namespace
 
+const char* launch_pad(bool is_unsigned, const void* x, int64_t x_stride, int64_t m, int64_t k, int8_t* q,
+                       int64_t q_stride, void* stream) {
+  if (m == 0 || q_stride == 0) return nullptr;
+  const Pad call = {
+      static_cast<const uint8_t*>(x), x_stride, k, q, q_stride, static_cast<uint8_t>(is_unsigned ? 0x80 : 0)};
+  return cuda::launch(pad_kernel, {static_cast<int>(m), 1, cuda::row_threads(k), 0}, stream, call);
+}
+
 const char* launch_quantize(Float type, const void* x, int64_t x_stride, int64_t m, int64_t k, int8_t* q,
                             int64_t q_stride, float* scale, void* stream) {
   if (m == 0) return nullptr;
-  if (type == Float::f32) {
-    launch<float>(x, x_stride, m, k, q, q_stride, scale, stream);
-  } else if (type == Float::bf16) {
-    launch<BFloat16>(x, x_stride, m, k, q, q_stride, scale, stream);
-  } else {
-    launch<Float16>(x, x_stride, m, k, q, q_stride, scale, stream);
-  }
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  const Quantize call = {x, x_stride, k, q, q_stride, scale};
+  if (type == Float::f32) return launch<float>(call, m, stream);
+  if (type == Float::bf16) return launch<BFloat16>(call, m, stream);
+  return launch<Float16>(call, m, stream);
 }
 
 }  // namespace pyprod::int8_gemm
