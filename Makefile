@@ -27,7 +27,7 @@ SOURCES := setup.py pyproject.toml $(shell find csrc)  # folders too: they chang
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint .venv/torch.txt
 
 .NOTPARALLEL:
-.PHONY: FORCE help bench bench-full gate gate-study test sanitize instructions cuda-resources build lint format weights docs asv clean
+.PHONY: FORCE help bench bench-full gate gate-study test sanitize instructions cuda-resources gpu-check build lint format weights docs asv clean
 
 help: ## Explain each target
 	@echo "Usage: make TARGET"; echo
@@ -52,6 +52,9 @@ instructions: build $(STAMPS)/test ## Count the ops' instructions under valgrind
 
 cuda-resources: build $(STAMPS)/test ## Read the CUDA kernels' registers and instructions; ARGS=--check compares with results/
 	@$(BIN)/python tools/cuda_resources.py $(ARGS)
+
+gpu-check: ## Check and measure the CUDA kernels on a GPU (9 minutes); PYTHON=python3 takes a Python that has torch
+	@$(if $(filter file,$(origin PYTHON)),$(MAKE) --silent build && $(BIN)/python,$(PYTHON)) -m tools.gpu_check $(ARGS)
 
 build: $(STAMPS)/build ## Make .venv, install the pinned packages, build csrc/
 

@@ -186,5 +186,22 @@ def differences(known: Mapping[str, Mapping[str, int]], found: Mapping[str, Mapp
     return [*wrong, "record what is meant to be so: make cuda-resources"] if wrong else []
 
 
+def table(results: Path) -> str:
+    """Markdown of the record: the matrix products on each architecture that they are written for."""
+    path = results / RECORD.relative_to(ROOT / "results")
+    if not path.is_file():
+        return "*Not recorded yet.*\n"
+    record = json.loads(path.read_text())
+    names = ["registers", "instructions", *COUNTED.values()]
+    lines = ["| kernel | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+    for name, found in record["kernels"].items():
+        if "mma_kernel" in name:
+            lines.append(f"| `{name}` | " + " | ".join(str(found.get(what, 0)) for what in names) + " |")
+    return (
+        "\n".join(lines)
+        + f"\n\n*{record['compiler']}; all kernels in [results/cuda-resources](../results/cuda-resources).*\n"
+    )
+
+
 if __name__ == "__main__":
     sys.exit(main())

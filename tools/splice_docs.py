@@ -3,8 +3,8 @@
 A block is a pair of comments, ``<!-- measured: WORKLOAD/DEVICE/bN/tN -->`` and ``<!-- /measured -->``; what stands
 between them is made from ``results/``. ``<!-- measured: kernels:TITLE -->``, with ``~`` for blanks,
 takes those tables of the kernel suite whose titles begin so; ``<!-- measured: gate-study -->`` takes those of the
-newest study of the gate, ``export-...``, ``training-...``, ``choose-study`` and ``forms`` those of their studies
-(`_STUDIES`), and ``<!-- measured: records:BASE:HEAD:GLOB -->`` the comparison of two records.
+newest study of the gate, and every other name those of its study (`_STUDIES`);
+``<!-- measured: records:BASE:HEAD:GLOB -->`` the comparison of two records.
 
 Without arguments it writes; with ``--check`` it fails when a file would change.
 """
@@ -32,7 +32,7 @@ from pyprod.measure import report, store
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # run as a script: tools/ is no package
 
-from tools import choose_tables, export_tables, forms_tables, training_tables  # noqa: E402
+from tools import choose_tables, cuda_resources, export_tables, forms_tables, gpu_check, training_tables  # noqa: E402
 from tools.gate_study import run as gate_runs  # noqa: E402
 from tools.gate_study import tables as gate_tables  # noqa: E402
 
@@ -155,7 +155,9 @@ _STUDIES = {
     "export-static": export_tables.static,
     "export-attention": export_tables.attention,
     "choose-study": choose_tables.study,
+    "cuda-resources": cuda_resources.table,
     "forms": forms_tables.table,
+    "gpu-check": gpu_check.newest,
 }
 
 

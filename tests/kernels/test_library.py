@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import pyprod
 
@@ -32,3 +33,18 @@ def test_import_without_a_library(tmp_path, content, message):
     command = [sys.executable, "-c", "import pyprod.kernels"]
     done = subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, text=True)
     assert message in done.stderr.strip().splitlines()[-1]
+
+
+#: Ops that have CUDA kernels (docs/kernels-cuda.md).
+CUDA = [
+    "add_layer_norm", "add_layer_norm_quantize", "add_rms_norm", "add_rms_norm_quantize", "gelu_quantize", "int8_gemm",
+    "int8_linear", "int8_linear_prequantized", "int8_linear_static", "layer_norm_quantize", "quantize_per_token",
+    "rms_norm_quantize", "silu_mul_quantize",
+]  # fmt: skip
+
+
+def test_cuda_kernels_are_registered_on_any_torch():
+    if b"sm_90a" not in (PACKAGE / "libpyprod.so").read_bytes():
+        pytest.skip("built without CUDA")
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    assert [op for op in CUDA if not has(f"pyprod::{op}", "CUDA")] == []
