@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import pyprod
+import pyprod.kernels
 
 PACKAGE = Path(pyprod.__file__).parent
 
