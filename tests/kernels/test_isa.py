@@ -29,6 +29,8 @@ OPS = (
     "int4_linear",
     "attention",
 )
+#: What is the same on every path: tracing, and what threads share out.
+SAME = "not (tracing or opcheck or compile or threads)"
 HAS = set(_probe.cpu_features())
 
 DIGEST = """
@@ -65,7 +67,7 @@ def python(*arguments, isa):
 @pytest.mark.parametrize("isa", [isa for isa, needs in NEEDS.items() if needs <= HAS and isa != kernels.isa()])
 def test_ops_under(isa):
     files = [str(HERE / f"test_{name}.py") for name in OPS]
-    done = python("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files, isa=isa)
+    done = python("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", SAME, *files, isa=isa)
     assert done.returncode == 0, done.stdout[-3000:]
 
 
