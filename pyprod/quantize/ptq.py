@@ -12,6 +12,7 @@ from torch import nn
 from pyprod import discover
 from pyprod.kernels.int4_linear import GROUP_SIZES
 from pyprod.nn import dynamic_quantspec, from_ranges
+from pyprod.quantize import bias
 from pyprod.quantize.observe import Observer, ranges
 from pyprod.quantize.sensitivity import only
 from pyprod.step import Context, Made
@@ -34,12 +35,14 @@ def apply(
     group_size: int = 0,
     keep_8_bits: Sequence[str] = (),
     keep_float: Sequence[str] = (),
+    correct_bias: bool = False,
 ) -> Made:
     """The step: see `quantspec`.
 
     Args:
         keep_8_bits: globs of names of layers whose weights have 8 bits per channel, whatever the others have.
         keep_float: globs of names of layers that stay in float.
+        correct_bias: have channels keep the means that they have in float: `pyprod.quantize.bias`.
     """
     spec = quantspec(made.model, context.workload, scheme, observer, weight_bits, group_size)
     wide, kept = _matching(spec, keep_8_bits), _matching(spec, keep_float)
@@ -53,6 +56,8 @@ def apply(
     note = f"{len(spec.weights)} layers quantized{bits}, {how}"
     note += f"; 8 bits: {', '.join(wide)}" if wide else ""
     note += f"; in float: {', '.join(kept)}" if kept else ""
+    if correct_bias:
+        note += f"; biases of {bias.correct_bias(made.model, spec, context.workload.calibration)} layers corrected"
     return replace(made, quantspec=spec, notes=(*made.notes, note))
 
 
