@@ -6,6 +6,7 @@
 
 #include "activation_quantize/cuda.h"
 #include "emulator/machine.h"
+#include "int8_attention/cuda.h"
 #include "int8_gemm/cuda.h"
 #include "norm/cuda.h"
 
@@ -57,5 +58,8 @@ const char* emulate_activation(const EmulatorSettings* settings, const activatio
 
 const char* emulate_norm(const EmulatorSettings* settings, const norm::CudaRows* rows) {
   return emulate(*settings, [&] { return norm::launch(*rows, nullptr); });
+}
+const char* emulate_attention(const EmulatorSettings* settings, const int8_attention::CudaAttention* attention) {
+  return emulate(*settings, [&] { return int8_attention::launch(*attention, nullptr); });
 }
 }

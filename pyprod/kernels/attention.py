@@ -32,11 +32,11 @@ def int8_attention(
     """``softmax(q @ k.T * scale + mask) @ v`` per head, its heads side by side: what the output projection reads.
 
     Queries and keys are quantized per token, keys less their mean, which softmax does not see (SageAttention,
-    arXiv 2410.02367), values per channel of a head, weights to 15 bits; softmax is float32. Every instruction set and
-    any number of threads give the same bits, and a batch those of its samples. Inference only.
+    arXiv 2410.02367), values per channel of a head, weights to 15 bits; softmax is float32. Every instruction set,
+    any number of threads and CUDA give the same bits, and a batch those of its samples. Inference only.
 
     Args:
-        q: ``[B, H, S, D]``, float32, bfloat16 or float16, CPU; any strides (dense along D: no copy).
+        q: ``[B, H, S, D]``, float32, bfloat16 or float16; D <= 128 on CUDA; any strides (dense along D: no copy).
         k: ``[B, KV, T, D]`` of the same dtype; H a multiple of KV: query head h reads key head ``h // (H / KV)``.
         v: shaped like k.
         mask: broadcast to ``[B, H, S, T]``; bool (False: not seen) or a float that is added to the scores.

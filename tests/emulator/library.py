@@ -112,6 +112,49 @@ class NormRows(ctypes.Structure):
     )
 
 
+class Part(ctypes.Structure):
+    """CudaPart of csrc/int8_attention/cuda.h."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("batch_stride", ctypes.c_int64),
+        ("head_stride", ctypes.c_int64),
+        ("token_stride", ctypes.c_int64),
+    )
+
+
+class Mask(ctypes.Structure):
+    """csrc/int8_attention/head.h."""
+
+    _fields_ = (
+        ("kind", ctypes.c_int),
+        ("data", ctypes.c_void_p),
+        ("type", ctypes.c_int),
+        ("item_size", ctypes.c_int64),
+        ("head_stride", ctypes.c_int64),
+        ("query_stride", ctypes.c_int64),
+        ("key_stride", ctypes.c_int64),
+    )
+
+
+class Attention(ctypes.Structure):
+    """CudaAttention of csrc/int8_attention/cuda.h."""
+
+    _fields_ = (
+        ("q", Part),
+        ("k", Part),
+        ("v", Part),
+        ("type", ctypes.c_int),
+        *((name, ctypes.c_int64) for name in ("batch", "heads", "kv_heads", "queries", "keys", "depth")),
+        ("scale", ctypes.c_float),
+        ("causal", ctypes.c_bool),
+        ("mask", Mask),
+        ("mask_batch_stride", ctypes.c_int64),
+        ("out", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("key_codes", "key_scales", "value_codes", "value_scales", "top_scale")),
+    )
+
+
 def compile_library(folder: Path, csrc: Path = CSRC, only: Sequence[str] = (), reuse: Path | None = None) -> Path:
     """Build the library in `folder`; `only` these sources anew and in a hurry, the others' objects from `reuse`."""
     sources = [*sorted(csrc.rglob("*.cu")), *sorted((csrc / "emulator").glob("*.cpp"))]
@@ -245,6 +288,35 @@ class Emulator:
         )  # fmt: skip
         self._run("emulate_norm", ctypes.byref(call))
         return q, scale, normalized, total
+
+    def attention(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None
+    ) -> Tensor:
+        """Attention of q[B, H, S, D], k and v[B, KV, T, D], dense along D: [B, S, H * D]."""
+        (b, h, s, d), (kv, t) = q.shape, k.shape[1:3]
+        keys, depth = -(-t // 64) * 64, next(most for most in (32, 64, 128) if d <= most)
+        out = torch.full((b, s, h * d), torch.nan).to(q.dtype)
+        codes = [torch.full((b * kv * keys * depth,), 0x55, dtype=torch.int8) for _ in range(2)]
+        numbers = [torch.full((b * kv * size,), torch.nan) for size in (keys, depth, 1)]
+        seen = Mask()
+        batch_stride = 0
+        if mask is not None:
+            wide = mask.expand(b, h, s, t)  # a stride of 0 where it is broadcast
+            kind = 1 if mask.dtype == torch.bool else 2
+            dtype = FLOATS.index(mask.dtype) if kind == 2 else 0
+            batch_stride, *strides = wide.stride()
+            seen = Mask(kind, wide.data_ptr(), dtype, mask.element_size(), *strides)
+
+        def part(x: Tensor) -> Part:
+            return Part(x.data_ptr(), *(stride * x.element_size() for stride in x.stride()[:3]))
+
+        call = Attention(
+            part(q), part(k), part(v), FLOATS.index(q.dtype), b, h, kv, s, t, d, d**-0.5 if scale is None else scale,
+            causal, seen, batch_stride, out.data_ptr(), codes[0].data_ptr(), numbers[0].data_ptr(),
+            codes[1].data_ptr(), numbers[1].data_ptr(), numbers[2].data_ptr(),
+        )  # fmt: skip
+        self._run("emulate_attention", ctypes.byref(call))
+        return out
 
     def _run(self, name: str, *arguments: object) -> None:
         settings = EmulatorSettings(ASYNCHRONY.index(self.asynchrony), self.major, self.processors, self.seed)

@@ -38,7 +38,8 @@ def test_import_without_a_library(tmp_path, content, message):
 
 #: Ops that have CUDA kernels (docs/kernels-cuda.md).
 CUDA = [
-    "add_layer_norm", "add_layer_norm_quantize", "add_rms_norm", "add_rms_norm_quantize", "gelu_quantize", "int8_gemm",
+    "add_layer_norm", "add_layer_norm_quantize", "add_rms_norm", "add_rms_norm_quantize", "gelu_quantize",
+    "int8_attention", "int8_attention_packed", "int8_gemm",
     "int8_linear", "int8_linear_prequantized", "int8_linear_static", "layer_norm_quantize", "quantize_per_token",
     "rms_norm_quantize", "silu_mul_quantize",
 ]  # fmt: skip

@@ -17,6 +17,8 @@ from tools.gpu_check import data
 ROWS = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 257, 300, 1000)
 CHANNELS = (1, 31, 32, 33, 127, 128, 129, 256, 257, 1000, 4096)
 DEPTHS = (1, 3, 4, 15, 16, 17, 63, 64, 65, 127, 128, 129, 511, 512, 1000, 4096, 8192, 14336)
+#: Samples, heads, key heads, queries, keys, depth.
+HEADS = ((1, 1, 1, 1, 1, 1), (2, 12, 12, 128, 128, 32), (1, 8, 2, 65, 300, 64), (2, 4, 4, 70, 33, 128))
 RANDOM_SHAPES = 400
 REPEATS = 20
 
@@ -118,6 +120,18 @@ def rows() -> Iterator[tuple[str, bool]]:
                 yield f"{name}: {m}x{k} {dtype}", alike
 
 
+def attention() -> Iterator[tuple[str, bool]]:
+    """Against the CPU's op: the same bits."""
+    for b, h, kv, s, t, d in HEADS:
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            q, k, v = (torch.randn(b, n, tokens, d).to(dtype) for n, tokens in ((h, s), (kv, t), (kv, t)))
+            for mask in (None, torch.rand(b, 1, 1, t) < 0.7, torch.randn(s, t)):
+                want = kernels.int8_attention(q, k, v, mask)
+                there = [None if x is None else x.to(data.DEVICE) for x in (q, k, v, mask)]
+                got = kernels.int8_attention(*there).cpu()  # type: ignore[arg-type]
+                yield f"int8_attention: {(b, h, kv, s, t, d)} {dtype}", torch.equal(got, want)
+
+
 def _close(got: Tensor, want: Tensor, tolerance: float) -> bool:
     """Floats within `tolerance` of the largest; codes within one step, and few of them."""
     got = got.cpu()
@@ -128,4 +142,11 @@ def _close(got: Tensor, want: Tensor, tolerance: float) -> bool:
     return bool(((got.float() - want.float()).abs() <= tolerance * size).all())
 
 
-CHECKS = {"sums": sums, "strides": strides, "repeats": repeats, "epilogues": epilogues, "rows": rows}
+CHECKS = {
+    "sums": sums,
+    "strides": strides,
+    "repeats": repeats,
+    "epilogues": epilogues,
+    "rows": rows,
+    "attention": attention,
+}

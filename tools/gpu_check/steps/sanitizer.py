@@ -23,6 +23,7 @@ for m, n, k in [(3, 40, 300), (20, 130, 700), (100, 70, 260), (140, 260, 130)]:
     kernels.int8_linear(x, packed, torch.rand(n, device="cuda"))
     kernels.layer_norm_quantize(x, None, None, 1e-5)
     kernels.gelu_quantize(x)
+    kernels.int8_attention(*(torch.randn(1, 2, m, 40, device="cuda") for _ in range(3)))
 torch.cuda.synchronize()
 """
 
