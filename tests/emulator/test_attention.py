@@ -11,8 +11,8 @@ from torch import Tensor
 from pyprod.kernels import int8_attention
 from tests.emulator.library import ASYNCHRONY, FLOATS, Emulator
 
-#: (batch, heads, key heads, queries, keys, depth): one of each, tiles of 64 queries and keys and off them, depths of all
-#: three kernels and off them, heads that share keys.
+#: (batch, heads, key heads, queries, keys, depth): one of each, tiles of 64 queries and keys and off them, depths of
+#: all three kernels and off them, heads that share keys.
 SHAPES = [
     (1, 1, 1, 1, 1, 1), (2, 3, 3, 17, 33, 32), (1, 4, 2, 64, 64, 64), (1, 2, 1, 65, 129, 48), (2, 2, 2, 3, 200, 128),
     (1, 6, 3, 70, 63, 20), (1, 1, 1, 130, 65, 100),
