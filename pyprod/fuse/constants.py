@@ -19,10 +19,11 @@ def rewrite(module: fx.GraphModule, quantspec: QuantSpec) -> int:
     if not quantspec.weights:
         return 0
     values, count = _values(module), 0
+    copies: dict[tuple[object, ...], Tensor] = {}
     for node in [n for n in values if n.op == "call_function" and not values.keys() >= n.users.keys()]:
         read = {leaf for leaf in _leaves(node) if values.keys() >= leaf.users.keys()}
         if _bytes(values[node]) <= sum(_bytes(values[leaf]) for leaf in read):
-            replace(node, constant(module, node, f"{node.name}.value", values[node]))
+            replace(node, constant(module, node, f"{node.name}.value", _copied(values[node], copies)))
             count += 1
     return count
 
@@ -39,6 +40,12 @@ def _values(module: fx.GraphModule) -> dict[fx.Node, Tensor]:
             if isinstance(value, Tensor):
                 values[node] = value
     return values
+
+
+def _copied(value: Tensor, copies: dict[tuple[object, ...], Tensor]) -> Tensor:
+    """With storage of its own, as files of weights need it; one for all that show the same part of the same tensor."""
+    shown = (value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride(), value.dtype)
+    return copies.setdefault(shown, value.clone(memory_format=torch.contiguous_format))
 
 
 def _leaves(node: fx.Node) -> set[fx.Node]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -267,3 +269,27 @@ def test_what_no_input_changes_is_computed_once() -> None:
     assert not {tuple(b.shape) for b in fused.buffers()} & {(50, 8), (2, 8)}
     assert torch.equal(fused(x), convert(copy.deepcopy(model), spec)(x))
     assert fuse(model, QuantSpec({}, {}), (x,)).meta["rewritten"]["constants"] == 0
+
+
+def test_parts_of_a_table_are_constants_that_a_file_can_hold(tmp_path: Path) -> None:
+    """Views would share the table's storage, of which none is the whole: safetensors refuses those."""
+
+    class Rotated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.randn(2, 5, 8))
+            self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = layer(x * self.table[0] + self.table[1])
+            return x
+
+    model, x = Rotated().eval(), torch.randn(2, 5, 8)
+    spec = dynamic_quantspec(model)
+    fused = fuse(model, spec, (x,))
+    assert fused.meta["rewritten"]["constants"] == 6
+    assert torch.equal(fused(x), convert(copy.deepcopy(model), spec)(x))
+    save_model(fused, str(tmp_path / "model.safetensors"))
+    weights = load_file(tmp_path / "model.safetensors")
+    assert sum(w.numel() for w in weights.values() if w.shape == (5, 8)) == 2 * 5 * 8, "each part once"
