@@ -72,7 +72,7 @@ def test_a_peer_that_refuses_is_there_with_its_reason(monkeypatch: pytest.Monkey
     monkeypatch.setitem(benchmark.GROUPS, "sums", {"pyprod": lambda p: None, "_int_mm": refuses})
     monkeypatch.setattr(benchmark, "Stopwatch", lambda call: SimpleNamespace(graph=True, sample=lambda n, ns: [7]))
     monkeypatch.setattr(benchmark.torch.cuda, "synchronize", lambda: None)
-    found = benchmark._measure(None, "sums", None, random.Random(0))  # type: ignore[arg-type]
+    found = benchmark._measure(None, "sums", None, random.Random(0))
     assert found["_int_mm"] == {"error": "self.size(0) needs to be greater than 16"}
     assert found["pyprod"]["ns"] == [7] * benchmark.ROUNDS
 

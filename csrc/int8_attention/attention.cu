@@ -4,94 +4,24 @@
 // 15 bits in two signed bytes, each of which mma.sync multiplies with the values. The sums of a product with the keys
 // lie in the lanes as rows g, g + 8 and columns 2t, 2t + 1 of each eight keys; the next product wants its left operand
 // as four neighboring columns 4t ... 4t + 3 of each row. So the values' tokens are stored in such an order that the
-// lanes' weights are in place as they are: place_of().
+// lanes' weights are in place as they are: prepare.cu.
 
 #include <limits>
 
 #include "common/cuda/row.cuh"
-#include "int8_attention/cuda.h"
 #include "int8_attention/loops.h"
+#include "int8_attention/part.cuh"
 
 namespace pyprod::int8_attention {
 namespace {
 
 constexpr int kWarps = 4, kQueries = 16 * kWarps, kKeys = 64;  // of a block, and of a tile
 
-// Where in its 32 tokens a token's value is stored: tokens 8j + 2t + e at 16 (j / 2) + 4t + 2 (j % 2) + e.
-__device__ __forceinline__ int token_at(int place) {
-  const int half = place / 16, t = place % 16 / 4, e = place % 4;
-  return 8 * (2 * half + e / 2) + 2 * t + e % 2;
-}
-
 // Of kRow bytes each: so many rows fill the banks that eight rows' chunks at one place would meet; exchanged, they
 // don't.
 template <int kRow>
 __device__ __forceinline__ int chunk_at(int row, int chunk) {
   return chunk ^ (row * kRow / 128 % (kRow / 16));
-}
-
-template <class T>
-__device__ __forceinline__ const T* row_of(const CudaPart& part, int64_t batch, int64_t head, int64_t token) {
-  return reinterpret_cast<const T*>(part.data + batch * part.batch_stride + head * part.head_stride +
-                                    token * part.token_stride);
-}
-
-// The mean key, the keys less it, quantized per token; the values quantized per channel. A block takes a key head.
-template <class T>
-__global__ void __launch_bounds__(cuda::kRowThreads) prepare_kernel(const __grid_constant__ CudaAttention a) {
-  float* mean = reinterpret_cast<float*>(cuda::shared_memory() + cuda::kRowShared);
-  float* inverse = mean + a.depth;
-  const int64_t unit = cuda::block_x(), batch = unit / a.kv_heads, head = unit % a.kv_heads;
-  const int64_t tokens = padded_keys(a.keys), depth = padded_depth(a.depth);
-  float* const key_scales = a.key_scales + unit * tokens;
-  float* const value_scales = a.value_scales + unit * depth;
-  for (int64_t d = cuda::thread(); d < a.depth; d += cuda::threads()) {
-    float sum = 0;
-    int32_t top = 0;
-    for (int64_t token = 0; token < a.keys; ++token) {
-      sum += to_float(row_of<T>(a.k, batch, head, token)[d]);
-      const int32_t bits = magnitude_bits(to_float(row_of<T>(a.v, batch, head, token)[d]));
-      top = bits > top ? bits : top;
-    }
-    mean[d] = sum * (1.0f / static_cast<float>(a.keys));
-    value_scales[d] = row_scale(top);
-    inverse[d] = is_finite_magnitude(top) ? 1.0f / value_scales[d] : 0.0f;
-  }
-  cuda::sync_block();
-
-  const int lane = cuda::thread() % 32, warps = cuda::threads() / 32;
-  int32_t largest = 0;
-  for (int64_t token = cuda::thread() / 32; token < tokens; token += warps) {
-    int8_t* codes = a.key_codes + (unit * tokens + token) * depth;
-    const bool there = token < a.keys;
-    const T* key = row_of<T>(a.k, batch, head, there ? token : 0);
-    int32_t top = 0;
-    for (int64_t d = lane; d < a.depth; d += 32) {
-      const int32_t bits = magnitude_bits(to_float(key[d]) - mean[d]);
-      top = bits > top ? bits : top;
-    }
-#pragma unroll
-    for (int lanes = 16; lanes > 0; lanes /= 2) {
-      const int32_t other = cuda::shuffle_xor(top, lanes);
-      top = other > top ? other : top;
-    }
-    const float scale = there ? row_scale(top) : 0.0f, factor = 1.0f / scale;
-    for (int64_t d = lane; d < depth; d += 32)
-      codes[d] =
-          there && d < a.depth ? static_cast<int8_t>(round_scaled(to_float(key[d]) - mean[d], factor)) : int8_t{0};
-    if (lane == 0) key_scales[token] = scale;
-    largest = magnitude_bits(scale) > largest ? magnitude_bits(scale) : largest;
-  }
-  largest = cuda::block_max(largest);
-  if (cuda::thread() == 0) a.largest_key_scale[unit] = std::bit_cast<float>(largest);
-
-  for (int64_t i = cuda::thread(); i < depth * tokens; i += cuda::threads()) {
-    const int64_t d = i % depth, place = i / depth, token = place / 32 * 32 + token_at(static_cast<int>(place % 32));
-    int8_t code = 0;
-    if (d < a.depth && token < a.keys)
-      code = static_cast<int8_t>(round_scaled(to_float(row_of<T>(a.v, batch, head, token)[d]), inverse[d]));
-    a.value_codes[(unit * depth + d) * tokens + place] = code;
-  }
 }
 
 template <int kDepth>
@@ -202,11 +132,7 @@ class Attend {
         const int32_t bits = magnitude_bits(to_float(query[d]));
         top = bits > top ? bits : top;
       }
-#pragma unroll
-      for (int lanes = 16; lanes > 0; lanes /= 2) {
-        const int32_t other = cuda::shuffle_xor(top, lanes);
-        top = other > top ? other : top;
-      }
+      top = cuda::warp_max(top);
       const float scale = row_scale(top), inverse = 1.0f / scale;
       for (int d = lane; d < kDepth; d += 32)
         tiles_.queries[16 * warp + r][d] =
@@ -378,10 +304,7 @@ __global__ void __launch_bounds__(32 * kWarps, blocks_at_once(kDepth))
 
 template <class T, int kDepth>
 const char* launch_as(const CudaAttention& a, void* stream) {
-  const int shared = cuda::kRowShared + 2 * static_cast<int>(a.depth) * 4;
-  const int units = static_cast<int>(a.batch * a.kv_heads);
-  if (const char* error = cuda::launch(prepare_kernel<T>, {units, 1, cuda::kRowThreads, shared}, stream, a))
-    return error;
+  if (const char* error = launch_prepare(a, stream)) return error;
   const int64_t blocks = a.batch * a.heads * int8_gemm::ceil_div(a.queries, kQueries);
   return cuda::launch(attend_kernel<T, kDepth>,
                       {static_cast<int>(blocks), 1, 32 * kWarps, static_cast<int>(sizeof(Tiles<kDepth>))}, stream, a);

@@ -31,12 +31,15 @@ struct CudaAttention {
   // Room for what is made first, of each of the batch * kv_heads key heads:
   int8_t* key_codes;    // [padded keys, padded depth], zero where there is none
   float* key_scales;    // [padded keys], zero where there is none
-  int8_t* value_codes;  // [padded depth, padded keys], tokens in the order of attend.cu
+  int8_t* value_codes;  // [padded depth, padded keys], tokens in the order of prepare.cu
   float* value_scales;  // [padded depth]
   float* largest_key_scale;
 };
 
-// Null, or CUDA's message.
+// Quantizes the keys and values; launch() begins with it. Null, or CUDA's message.
+const char* launch_prepare(const CudaAttention& attention, void* stream);
+
+// All of it. Null, or CUDA's message.
 const char* launch(const CudaAttention& attention, void* stream);
 
 }  // namespace pyprod::int8_attention

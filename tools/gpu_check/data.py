@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyprod.kernels import PackedWeight, pack_weight
-
 #: Codes of a row of n Gaussian values whose largest is 127: that one lies near 4 deviations of a few thousand.
 DEVIATION = 127 / 4
 DEVICE = "cuda"  # tests of the checks themselves have no other than the CPU
@@ -20,11 +18,6 @@ def codes(rows: int, columns: int, kind: str = "gaussian") -> Tensor:
         return torch.randint(-128, 128, (rows, columns), dtype=torch.int8, device=DEVICE)
     values = torch.randn(rows, columns, device=DEVICE).mul_(DEVIATION).round_()
     return values.clamp_(-127, 127).to(torch.int8)
-
-
-def packed(w: Tensor) -> PackedWeight:
-    """A weight in the kernels' layout."""
-    return pack_weight(w)
 
 
 def exact(a: Tensor, w: Tensor) -> Tensor:

@@ -19,11 +19,18 @@ inline int row_threads(int64_t k) {
 
 inline constexpr int kRowShared = 4 * kRowThreads / 32;  // bytes: a word for each warp
 
-// max() or sum() over the threads of the block, in every thread; the order is the same each time.
+// Joins the values of a warp's lanes, in every lane; the order is the same each time.
 template <class T, class Join>
-__device__ __forceinline__ T over_block(T value, const Join& join) {
+__device__ __forceinline__ T over_warp(T value, const Join& join) {
 #pragma unroll
   for (int lanes = 16; lanes > 0; lanes /= 2) value = join(value, shuffle_xor(value, lanes));
+  return value;
+}
+
+// The same of all threads of the block.
+template <class T, class Join>
+__device__ __forceinline__ T over_block(T value, const Join& join) {
+  value = over_warp(value, join);
   const int warps = threads() / 32;
   if (warps == 1) return value;
   T* of_warps = reinterpret_cast<T*>(shared_memory());
@@ -35,9 +42,12 @@ __device__ __forceinline__ T over_block(T value, const Join& join) {
   return value;
 }
 
-__device__ __forceinline__ int32_t block_max(int32_t value) {
-  return over_block(value, [](int32_t a, int32_t b) { return a > b ? a : b; });
-}
+struct Larger {
+  __device__ __forceinline__ int32_t operator()(int32_t a, int32_t b) const { return a > b ? a : b; }
+};
+
+__device__ __forceinline__ int32_t warp_max(int32_t value) { return over_warp(value, Larger()); }
+__device__ __forceinline__ int32_t block_max(int32_t value) { return over_block(value, Larger()); }
 
 __device__ __forceinline__ float block_sum(float value) {
   return over_block(value, [](float a, float b) { return a + b; });

@@ -47,7 +47,7 @@ def sums() -> Iterator[tuple[str, bool]]:
     shapes += [(0, 40, 40), (40, 0, 40), (40, 40, 0), (4096, 4096, 4096), (2048, 14336, 1024)]
     for m, n, k in shapes:
         a, w = data.codes(m, k, "uniform"), data.codes(n, k, "uniform")
-        packed = data.packed(w)
+        packed = kernels.pack_weight(w)
         data.poisoned(m, n)
         yield f"int8_gemm: m={m} n={n} k={k}", torch.equal(kernels.int8_gemm(a, packed), data.exact(a, w))
 
@@ -55,7 +55,7 @@ def sums() -> Iterator[tuple[str, bool]]:
 def strides() -> Iterator[tuple[str, bool]]:
     """Activations that are no plain matrix of their own."""
     w = data.codes(300, 96, "uniform")
-    packed = data.packed(w)
+    packed = kernels.pack_weight(w)
     wide = data.codes(50, 300, "uniform")
     for name, a in {
         "a slice": wide[:, 32:128],
@@ -70,7 +70,7 @@ def strides() -> Iterator[tuple[str, bool]]:
 def repeats() -> Iterator[tuple[str, bool]]:
     """The same call gives the same bits, alone and in a larger batch: sums are integers, whoever adds them up."""
     for n, k in [(384, 1536), (4096, 4096)]:
-        packed, scale = data.packed(data.codes(n, k)), torch.rand(n, device=data.DEVICE)
+        packed, scale = kernels.pack_weight(data.codes(n, k)), torch.rand(n, device=data.DEVICE)
         x = torch.randn(300, k, device=data.DEVICE)
         whole = kernels.int8_linear(x, packed, scale)
         for m in (1, 5, 17, 100, 300):
@@ -128,7 +128,7 @@ def attention() -> Iterator[tuple[str, bool]]:
             for mask in (None, torch.rand(b, 1, 1, t) < 0.7, torch.randn(s, t)):
                 want = kernels.int8_attention(q, k, v, mask)
                 there = [None if x is None else x.to(data.DEVICE) for x in (q, k, v, mask)]
-                got = kernels.int8_attention(*there).cpu()  # type: ignore[arg-type]
+                got = kernels.int8_attention(*there).cpu()
                 yield f"int8_attention: {(b, h, kv, s, t, d)} {dtype}", torch.equal(got, want)
 
 

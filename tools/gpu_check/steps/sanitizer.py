@@ -17,7 +17,7 @@ from pyprod import kernels
 from tools.gpu_check import data
 for m, n, k in [(3, 40, 300), (20, 130, 700), (100, 70, 260), (140, 260, 130)]:
     a, w = data.codes(m, k, "uniform"), data.codes(n, k, "uniform")
-    packed = data.packed(w)
+    packed = kernels.pack_weight(w)
     assert torch.equal(kernels.int8_gemm(a, packed), data.exact(a, w))
     x = torch.randn(m, k, device="cuda")
     kernels.int8_linear(x, packed, torch.rand(n, device="cuda"))
