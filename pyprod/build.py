@@ -103,7 +103,7 @@ class CandidateSubject:
         ]
 
     def _ignored(self, made: Made) -> list[str]:
-        if made.quantspec is None or self._variant.lowers:
+        if made.quantspec is None or backends.lowers(self._candidate.backend, made.quantspec):
             return []
         return ["the recipe's QuantSpec is not run by this backend"]
 

@@ -139,11 +139,11 @@ def _candidates(file: RecipeFile, digests: Mapping[str, str]) -> tuple[Candidate
         batches=how.batch,
         threads=how.threads,
     )
-    quantized = {name for name in digests if recipes.is_quantized(file.workload, name)}
-    kept = tuple(c for c in found if c.recipe not in quantized or backends.lowers(c.backend))
-    if left := quantized - {c.recipe for c in kept}:
+    specs = {name: spec for name in digests if (spec := recipes.quantspec_of(file.workload, name)) is not None}
+    kept = tuple(c for c in found if c.recipe not in specs or backends.lowers(c.backend, specs[c.recipe]))
+    if left := specs.keys() - {c.recipe for c in kept}:
         raise PyprodError(
-            f"recipe {', '.join(sorted(left))}: none of [bench] backends runs a QuantSpec; add native.int8"
+            f"recipe {', '.join(sorted(left))}: none of [bench] backends runs its QuantSpec; add native.int8"
         )
     return kept
 

@@ -80,7 +80,7 @@ def test_a_quantspec_is_run_by_what_lowers_one(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pyprod", "ship", str(tmp_path / "r.toml"), "--out", str(tmp_path), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "recipe few: none of [bench] backends runs a QuantSpec; add native.int8" in done.stderr
+    assert "recipe few: none of [bench] backends runs its QuantSpec; add native.int8" in done.stderr
     (tmp_path / "r.toml").write_text(steps + 'backends = ["eager.fp32", "native.int8"]\n[require]\nsize_mb = 100')
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

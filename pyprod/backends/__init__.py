@@ -20,7 +20,7 @@ from types import ModuleType
 from torch import Tensor, nn
 
 from pyprod import discover
-from pyprod.types import Numerics, PyprodError, QuantSpec, Unavailable
+from pyprod.types import Granularity, Numerics, PyprodError, QuantSpec, Unavailable
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,14 @@ class Variant:
         numerics: what the heavy operators compute in; fixes how far outputs may be from float32 eager.
         summary: one line for ``pyprod list``.
         attention: whether only models with attention have this variant.
-        lowers: whether it runs what a QuantSpec says; the others run in float, or quantize in their own way.
+        lowers: the granularities of activations with which it runs what a QuantSpec says; the others run in float, or
+            quantize in their own way.
     """
 
     numerics: Numerics
     summary: str
     attention: bool = False
-    lowers: bool = False
+    lowers: tuple[Granularity, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,14 @@ def split(backend: str) -> tuple[ModuleType, str]:
     return module, variant
 
 
-def lowers(backend: str) -> bool:
+def lowers(backend: str, quantspec: QuantSpec) -> bool:
     """Whether "family.variant" is here and runs what a QuantSpec says."""
     try:
         module, variant = split(backend)
     except Unavailable:
         return False
-    return bool(module.VARIANTS[variant].lowers)
+    asked = {quant.granularity for quant in quantspec.activations.values()}
+    return asked <= set(module.VARIANTS[variant].lowers)
 
 
 def known(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from torch import fx, nn
 
 from pyprod.backends import Request, Runner, Variant
@@ -10,16 +12,18 @@ from pyprod.backends._inductor import compiled, no_compiler
 from pyprod.backends._runner import TorchRunner, weights_bytes
 from pyprod.fuse import Untraceable, fuse, smooth
 from pyprod.gpu.present import torch_device
-from pyprod.nn import convert, dynamic_quantspec, static_quantspec
-from pyprod.types import QuantSpec, Unavailable
+from pyprod.nn import convert, dynamic_quantspec, layers, static_quantspec
+from pyprod.types import Granularity, QuantSpec, Unavailable
+
+_SCHEMES: tuple[Granularity, ...] = ("per_token", "per_tensor")
 
 VARIANTS = {
     "int8": Variant(
         "int8",
         "weights per channel; activations per token with scales found at run time, in CNNs calibrated",
-        lowers=True,
+        lowers=_SCHEMES,
     ),
-    "int8_compiled": Variant("int8", "the same, what remains in float compiled by torch.compile", lowers=True),
+    "int8_compiled": Variant("int8", "the same, what remains in float compiled by torch.compile", lowers=_SCHEMES),
 }
 
 _Lowered = tuple[nn.Module, tuple[str, ...]]  # the model in int8, and what a reader of the table must know of it
@@ -45,12 +49,12 @@ def prepare(request: Request) -> Runner:
 
 def _lowered(request: Request) -> _Lowered:
     notes: tuple[str, ...] = ()
-    if request.device == "cpu" and _quantized_convolutions(request):
+    if request.device == "cpu" and _is_static(request):
         try:
-            return _cnn(request)
+            return _static(request)
         except Untraceable as why:
             if request.quantspec is not None:
-                raise Unavailable(f"this QuantSpec of convolutions can't be lowered: {why}") from why
+                raise Unavailable(f"this QuantSpec of static scales can't be lowered: {why}") from why
             notes = (f"convolutions in float32: {why}",)
     if request.quantspec is None:
         notes += _smoothed(request)
@@ -61,24 +65,51 @@ def _lowered(request: Request) -> _Lowered:
     return model, (*notes, *found)
 
 
-def _quantized_convolutions(request: Request) -> int:
-    """How many there are that the QuantSpec names; without one, how many there are."""
-    found = [name for name, module in request.model.named_modules() if type(module) is nn.Conv2d]
-    return len(found) if request.quantspec is None else len(request.quantspec.weights.keys() & set(found))
+def _is_static(request: Request) -> bool:
+    """Whether layers have scales known beforehand: as the QuantSpec says; without one, those of a CNN."""
+    if request.quantspec is None:
+        return any(type(module) is nn.Conv2d for module in request.model.modules())
+    return any(quant.granularity == "per_tensor" for quant in request.quantspec.activations.values())
 
 
-def _cnn(request: Request) -> _Lowered:
-    """The whole network as one call on calibrated int8.
+def _static(request: Request) -> _Lowered:
+    """Layers, and what lies between them, as few calls on calibrated int8: one where all layers are in integers.
 
     Raises:
-        Untraceable: it has a layer that such a call does not know.
+        Untraceable: a layer has no INT8 form.
     """
-    count, rows = _quantized_convolutions(request), request.calibration[0].shape[0]
-    quantspec = request.quantspec or static_quantspec(request.model, request.calibration)
+    rows = request.calibration[0].shape[0]
+    quantspec = request.quantspec or _calibrated(request)
     model = fuse(request.model, quantspec, request.example)
-    note = f"{count} convolutions and what lies between them in int8, in one call"
+    calls = model.meta["rewritten"]["static"]
+    note = f"{_kinds(request.model, quantspec)} and what lies between them in int8, in "
+    note += "one call" if calls == 1 else f"{calls} calls"
     note += f", calibrated on {rows} rows" if request.quantspec is None else ""
-    return model, (note, "an image that holds NaN gives a row of NaN")
+    left = [name for name, _ in layers(request.model) if name not in quantspec.weights]
+    kept = (f"in float32: {', '.join(left)}",) if left else ()
+    return model, (note, *kept, "an image that holds NaN gives a row of NaN")
+
+
+def _calibrated(request: Request) -> QuantSpec:
+    """Of every layer that the kernels compute: not of grouped convolutions.
+
+    Raises:
+        Untraceable: there is none.
+    """
+    spec = static_quantspec(request.model, request.calibration)
+    grouped = {name for name, layer in layers(request.model) if isinstance(layer, nn.Conv2d) and layer.groups != 1}
+    if not spec.weights.keys() - grouped:
+        raise Untraceable("no layer but grouped convolutions")
+    return QuantSpec(
+        *({n: q for n, q in side.items() if n not in grouped} for side in (spec.weights, spec.activations))
+    )
+
+
+def _kinds(model: nn.Module, quantspec: QuantSpec) -> str:
+    """ "9 convolutions and 1 linear layer"."""
+    found = Counter("convolution" if isinstance(layer, nn.Conv2d) else "linear layer"
+                    for name, layer in layers(model) if name in quantspec.weights)  # fmt: skip
+    return " and ".join(f"{count} {kind}" + "s" * (count > 1) for kind, count in found.items())
 
 
 def _smoothed(request: Request) -> tuple[str, ...]:

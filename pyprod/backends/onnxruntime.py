@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyprod.backends import Request, Runner, Variant
 from pyprod.backends._runner import Signature, calibration_batches, has_vnni
-from pyprod.export import onnx_file, onnx_fused, onnx_native
+from pyprod.export import onnx_file, onnx_fused, onnx_native, onnx_qdq
 from pyprod.export.program import Traced, trace
 from pyprod.export.shared import cached
 from pyprod.gpu.present import nvidia_gpu
@@ -29,8 +29,10 @@ VARIANTS = {
     "fused": Variant("float32", "each attention one node, which ONNX Runtime doesn't find by itself", attention=True),
     "fp16": Variant("float16", "weights and activations in float16 (CUDA)"),
     "int8_dynamic": Variant("int8", "weights per channel, activations per tensor with scales found at run time"),
-    "int8_native": Variant("int8", "linear layers on our kernels, the rest in float", lowers=True),
-    "int8_static": Variant("int8", "QDQ: weights per channel, activations per tensor with calibrated scales"),
+    "int8_native": Variant("int8", "linear layers on our kernels, the rest in float", lowers=("per_token",)),
+    "int8_static": Variant(
+        "int8", "QDQ: weights per channel, activations per tensor with calibrated scales", lowers=("per_tensor",)
+    ),
 }
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -59,14 +61,17 @@ def available(variant: str, device: str) -> Unavailable | None:
     return None
 
 
+_Maker = Callable[[Traced, Request], tuple[onnx.ModelProto, tuple[str, ...]]]
+
+
 def prepare(request: Request) -> Runner:
     """A session over the model's ONNX file, converted as the variant says.
 
     Raises:
         Unavailable: the model has nothing that the variant converts.
     """
-    if request.variant in _OWN:  # from the program and no file, so that they export by themselves
-        return _own(request)
+    if make := _maker(request):
+        return _own(make, request)
     exported = cached(request.model, request.example, request.cache)
     path, notes = exported.path, exported.notes
     if request.variant != "fp32":
@@ -79,9 +84,10 @@ def prepare(request: Request) -> Runner:
     return runner
 
 
-def _own(request: Request) -> Runner:
+def _own(make: _Maker, request: Request) -> Runner:
+    """Made from the program and no file, so that it exports by itself."""
     traced = trace(request.model, request.example)
-    model, notes = _OWN[request.variant](traced, request)
+    model, notes = make(traced, request)
     path = request.workdir / f"{request.variant}.onnx"
     onnx_file.save(model, path)
     return OnnxRunner(path, request, (*notes, *(f"static {d}: {why}" for d, why in traced.fixed.items())))
@@ -100,7 +106,17 @@ def _native(traced: Traced, request: Request) -> tuple[onnx.ModelProto, tuple[st
     return model, (f"{layers} linear layers on our kernels; attention in float: {attention}",)
 
 
-_OWN = {"fused": _fused, "int8_native": _native}
+def _quantspec(traced: Traced, request: Request) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    assert request.quantspec is not None
+    model, layers = onnx_qdq.lowered(traced, request.model, request.quantspec)
+    return model, (f"{layers} layers by the QuantSpec",)
+
+
+def _maker(request: Request) -> _Maker | None:
+    """What writes the variant's file; None: ONNX Runtime's tools, from the file that all share."""
+    if request.variant == "int8_static" and request.quantspec is not None:
+        return _quantspec
+    return {"fused": _fused, "int8_native": _native}.get(request.variant)
 
 
 class OnnxRunner(Runner):

@@ -1,6 +1,7 @@
-"""OpenVINO on the CPU: float32, bfloat16, and INT8 by NNCF's post-training quantization.
+"""OpenVINO on the CPU: float32, bfloat16, and INT8 by a QuantSpec, or else by NNCF's post-training quantization.
 
-NNCF takes no foreign scales: it places and calibrates its own quantizers on the request's rows.
+NNCF takes no foreign scales: it places and calibrates its own quantizers on the request's rows. A QuantSpec comes as an
+ONNX file with Q and DQ in it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from torch import Tensor
 
 from pyprod.backends import Request, Runner, Variant
 from pyprod.backends._runner import RELU_HIDES_NAN, Signature, calibration_batches, cpu_flags
+from pyprod.export import onnx_file, onnx_qdq
+from pyprod.export.program import trace
 from pyprod.export.shared import cached
 from pyprod.openvino_core import core
-from pyprod.types import Unavailable
+from pyprod.types import QuantSpec, Unavailable
 
 os.environ.setdefault("NNCF_CI", "1")  # or it sends usage statistics over the network, while others are timed
 import nncf
@@ -30,7 +33,9 @@ import nncf
 VARIANTS = {
     "fp32": Variant("float32", "arithmetic held to float32"),
     "bf16": Variant("bfloat16", "inference precision bfloat16"),
-    "int8": Variant("int8", "NNCF: weights per channel, activations per tensor with calibrated scales"),
+    "int8": Variant(
+        "int8", "NNCF: weights per channel, activations per tensor with calibrated scales", lowers=("per_tensor",)
+    ),
 }
 
 #: Unless told, the CPU plugin computes a float32 model in bfloat16 wherever the CPU can.
@@ -48,18 +53,37 @@ def available(variant: str, device: str) -> Unavailable | None:
 
 def prepare(request: Request) -> Runner:
     """The ONNX file at the example's shapes, quantized if so asked, saved as IR and compiled from there."""
+    if request.quantspec is not None and request.variant == "int8":
+        model, notes = _lowered(request, request.quantspec)
+        return _runner(model, request, notes)
     exported = cached(request.model, request.example, request.cache)
     model = core().read_model(exported.path)
     notes = exported.notes
     if request.variant == "int8":
         model = _quantized(model, request, request.example[0].shape[0] if exported.static_batch else 1)
         notes += (f"calibrated on {request.calibration[0].shape[0]} rows",)
+    runner = _runner(model, request, notes)
+    runner.borrowed_s = exported.borrowed_s
+    return runner
+
+
+def _lowered(request: Request, quantspec: QuantSpec) -> tuple[ov.Model, tuple[str, ...]]:
+    """By Q and DQ.
+
+    Raises:
+        Unavailable: the QuantSpec has no static scales.
+    """
+    made, layers = onnx_qdq.lowered(trace(request.model, request.example), request.model, quantspec)
+    path = request.workdir / "quantspec.onnx"
+    onnx_file.save(made, path)
+    return core().read_model(path), (f"{layers} layers by the QuantSpec",)
+
+
+def _runner(model: ov.Model, request: Request, notes: tuple[str, ...]) -> OpenVinoRunner:
     model.reshape({port: list(t.shape) for port, t in zip(model.inputs, request.example, strict=True)})
     path = request.workdir / "model.xml"
     ov.save_model(model, path, compress_to_fp16=False)
-    runner = OpenVinoRunner(path, request, notes)
-    runner.borrowed_s = exported.borrowed_s
-    return runner
+    return OpenVinoRunner(path, request, notes)
 
 
 class OpenVinoRunner(Runner):

@@ -15,7 +15,7 @@ from pyprod import discover
 from pyprod.export import onnx_file, onnx_runtimes
 from pyprod.export.ledger import layer_of, transposed
 from pyprod.export.order import Order, Reader, Written
-from pyprod.export.program import trace
+from pyprod.export.program import Traced, trace
 from pyprod.nn import channel_scale, quantize_weight
 from pyprod.types import PyprodError, QuantSpec, TensorQuant, Unavailable
 
@@ -35,8 +35,7 @@ def write(order: Order, path: Path) -> Written:
     if order.quantspec is None:
         raise Unavailable("the model has no QuantSpec", 'give its recipe a step { step = "ptq", scheme = "static" }')
     traced = trace(order.model, order.example, order.dimensions)
-    model = onnx_file.convert(traced, order.opset).model
-    layers = quantize(model, order.model, order.quantspec)
+    model, layers = lowered(traced, order.model, order.quantspec, order.opset)
     onnx_file.label(model, order.metadata)
     onnx_file.save(model, path, order.external_data)
     facts = {"layers": layers, "nodes": onnx_runtimes.optimized_nodes(path, order.threads)}
@@ -46,6 +45,18 @@ def write(order: Order, path: Path) -> Written:
 def readers(order: Order, path: Path) -> dict[str, Reader]:
     """ONNX Runtime with and without its optimizations (in integers, and in float32 with rounding), OpenVINO."""
     return onnx_runtimes.readers(path, order.threads)
+
+
+def lowered(
+    traced: Traced, source: nn.Module, quantspec: QuantSpec, opset: int = onnx_file.OPSET
+) -> tuple[onnx.ModelProto, int]:
+    """The file to be, and how many layers read integers.
+
+    Raises:
+        Unavailable, PyprodError: see `quantize`.
+    """
+    model = onnx_file.convert(traced, opset).model
+    return model, quantize(model, source, quantspec)
 
 
 def quantize(model: onnx.ModelProto, source: nn.Module, quantspec: QuantSpec) -> int:

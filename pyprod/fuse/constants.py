@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from pyprod.fuse._graph import constant, replace, tensor
 from pyprod.types import QuantSpec
 
-AFTER = ("attention", "cnn", "embedding", "norm", "residual")  # which know their constants by where they come from
+AFTER = ("attention", "embedding", "norm", "residual", "static")  # which know their constants by where they come from
 
 
 def rewrite(module: fx.GraphModule, quantspec: QuantSpec) -> int:

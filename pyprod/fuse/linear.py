@@ -15,7 +15,7 @@ from pyprod.nn import int4_weight, linear_scale, quantize_weight
 from pyprod.types import QuantSpec, TensorQuant
 
 aten, ours = torch.ops.aten, torch.ops.pyprod
-AFTER = ("cnn",)  # which takes the linear layers of a network that it can run whole
+AFTER = ("static",)  # which takes the layers whose activations have static scales
 
 
 def rewrite(module: fx.GraphModule, quantspec: QuantSpec) -> int:

@@ -5,6 +5,6 @@ kept by the content of all that it depends on. `load` gives the model to whoever
 """
 
 from pyprod.recipes.file import RecipeFile, Step, read
-from pyprod.recipes.run import check, digest_of, is_quantized, load, make
+from pyprod.recipes.run import check, digest_of, load, make, quantspec_of
 
-__all__ = ["RecipeFile", "Step", "check", "digest_of", "is_quantized", "load", "make", "read"]
+__all__ = ["RecipeFile", "Step", "check", "digest_of", "load", "make", "quantspec_of", "read"]

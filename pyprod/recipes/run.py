@@ -24,10 +24,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pyprod import discover, fuse, nn, optimize, quantize, train, workloads
+from pyprod import discover, optimize, quantize, workloads
 from pyprod.measure.store import write_atomically
 from pyprod.recipes import shapes
 from pyprod.recipes.file import Step
+from pyprod.recipes.sources import sources
 from pyprod.step import Context, Made
 from pyprod.types import PyprodError, QuantSpec
 from pyprod.workloads import Workload, fingerprint
@@ -101,10 +102,11 @@ def load(workload_name: str, name: str, workload: Workload) -> Made:
     return _load(_root() / "steps" / json.loads(path.read_text())["digest"], workload)
 
 
-def is_quantized(workload_name: str, name: str) -> bool:
-    """Whether a recipe's result has a QuantSpec."""
+def quantspec_of(workload_name: str, name: str) -> QuantSpec | None:
+    """The QuantSpec of a recipe's result, if it has one."""
     about = _root() / "steps" / digest_of(workload_name, name) / ABOUT
-    return name != "base" and about.is_file() and "quantspec" in json.loads(about.read_text())
+    found = json.loads(about.read_text()).get("quantspec") if name != "base" and about.is_file() else None
+    return QuantSpec.from_json(found) if found else None
 
 
 def digest_of(workload_name: str, name: str) -> str:
@@ -171,23 +173,30 @@ def _own(workload: Workload) -> torch.nn.Module:
 def _digests(workload_name: str, workload: Workload, steps: Sequence[Step], threads: int) -> list[str]:
     """After each step, of what its result depends on.
 
-    Weights, rows and file of the workload, the steps so far, the code of all steps and of the training loop, versions,
-    threads. Rows to train on are known by the file that makes them.
+    Weights, rows and file of the workload, the steps so far and the code that they run (`sources`), versions, threads.
+    Rows to train on are known by the file that makes them.
     """
     out = hashlib.sha256(f"{workload_name} {threads} {torch.__version__} {version('torch-pruning')}".encode())
     out.update(fingerprint([*workload.model().state_dict().values(), *workload.inputs, *workload.calibration]).encode())
-    folders = [Path(room.__path__[0]) for room in (optimize, quantize, train, nn, fuse, workloads)]
-    user, colon, _ = workload_name.rpartition(":")
-    for source in [
-        *sorted(path for folder in folders for path in folder.glob("*.py")),
-        *([Path(user)] if colon else []),
-    ]:
-        out.update(source.read_bytes() if source.is_file() else b"")
+    _update(out, _workload_file(workload_name))
     found = []
-    for step in steps:
+    for step, module in zip(steps, map(_module, (step.name for step in steps)), strict=True):
         out.update(json.dumps(_plain(step), sort_keys=True).encode())
+        _update(out, Path(str(module.__file__)))
         found.append(out.hexdigest()[:24])
     return found
+
+
+def _update(out: hashlib._Hash, path: Path) -> None:
+    if path.is_file():
+        for source in sources(path):
+            out.update(source.read_bytes())
+
+
+def _workload_file(name: str) -> Path:
+    """Of a user's ``path/to/file.py:build``, or of a workload here; of one from another package there is none."""
+    user, colon, _ = name.rpartition(":")
+    return Path(user) if colon else Path(workloads.__path__[0]) / f"{name}.py"
 
 
 def _plain(step: Step) -> dict[str, Any]:

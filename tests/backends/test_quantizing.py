@@ -10,7 +10,9 @@ from tiny_models import build, inputs
 
 from pyprod import backends
 from pyprod.backends import Request
-from pyprod.nn import Int8Linear
+from pyprod.nn import Int8Linear, dynamic_quantspec, static_quantspec
+from pyprod.quantize.sensitivity import only
+from pyprod.quantize.simulate import simulated
 from pyprod.types import QuantSpec, TensorQuant, Unavailable
 
 
@@ -103,3 +105,68 @@ def test_native_runs_a_cnn_in_one_call(request_for: Callable[..., Request]) -> N
     module, variant = backends.split("native.int8")
     runner = module.prepare(request_for("conv_only", variant))
     assert "in one call" in runner.notes[0]
+
+
+STATIC = [
+    f"{name}.{variant}" for name, variant in (("native", "int8"), ("onnxruntime", "int8_static"), ("openvino", "int8"))
+]
+
+
+@pytest.mark.parametrize("model", ["cnn", "mlp", "transformer"])
+@pytest.mark.parametrize("backend", STATIC)
+@pytest.mark.parametrize("part", [False, True])
+def test_static_scales_mean_the_same_integers_everywhere(
+    request_for: Callable[..., Request], backend: str, model: str, part: bool
+) -> None:
+    """A QuantSpec of all layers, or of every other one: what each backend computes is what the simulation says."""
+    module, variant = backends.split(backend)
+    request = request_for(model, variant, 3)
+    spec = static_quantspec(request.model, inputs(model, 32, 2))
+    if part:
+        spec = only(spec, list(spec.weights)[::2])
+    fresh = inputs(model, 3, 5)
+    with torch.inference_mode(), simulated(request.model, spec):
+        want = request.model(*fresh)
+    runner = module.prepare(Request(**{**vars(request), "quantspec": spec}))
+    error = float((runner.run(fresh) - want).norm() / want.norm())
+    assert error < 3e-2  # values on either side of a tie: a step is 1/255 of a range
+    assert backends.lowers(backend, spec)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime.int8_static", "openvino.int8"])
+def test_scales_found_at_run_time_are_refused(request_for: Callable[..., Request], backend: str) -> None:
+    module, variant = backends.split(backend)
+    request = request_for("mlp", variant)
+    spec = dynamic_quantspec(request.model)
+    assert not backends.lowers(backend, spec)
+    with pytest.raises(Unavailable, match="no scales per token that are found at run time"):
+        module.prepare(Request(**{**vars(request), "quantspec": spec}))
+
+
+def test_native_says_what_stays_in_float(request_for: Callable[..., Request]) -> None:
+    module, variant = backends.split("native.int8")
+    request = request_for("cnn", variant)
+    spec = static_quantspec(request.model, inputs("cnn", 32, 2))
+    runner = module.prepare(Request(**{**vars(request), "quantspec": only(spec, ["conv2", "head"])}))
+    assert runner.notes[0] == "1 convolution and 1 linear layer and what lies between them in int8, in one call"
+    assert runner.notes[1] == "in float32: conv1"
+
+
+def test_grouped_convolutions_stay_in_float(request_for: Callable[..., Request]) -> None:
+    class Depthwise(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.depth = torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(4, 4, 3, groups=4)
+            self.last = torch.nn.Conv2d(4, 6, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.depth(self.first(x)).relu()).mean((2, 3))
+
+    module, variant = backends.split("native.int8")
+    request = request_for("cnn", variant, 2, model=Depthwise().eval())
+    runner = module.prepare(request)
+    assert "in float32: depth" in runner.notes
+    fresh = inputs("cnn", 2, 5)
+    with torch.inference_mode():
+        want = request.model(*fresh)
+    assert float((runner.run(fresh) - want).norm() / want.norm()) < 6e-2

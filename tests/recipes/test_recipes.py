@@ -213,7 +213,7 @@ def test_a_quantspec_is_kept_and_lowered() -> None:
     module, variant = backends.split("native.int8")
     request = backends.Request(made.model, example, example, made.quantspec, variant, "cpu", 1, workdir, cache)
     runner = module.prepare(request)
-    assert "convolutions and what lies between them in int8, in one call" in runner.notes[0]
+    assert "6 convolutions and 1 linear layer and what lies between them in int8, in one call" in runner.notes[0]
     assert "calibrated on" not in runner.notes[0]
     with torch.inference_mode():
         want = workloads.load(HERE).model()(*example)

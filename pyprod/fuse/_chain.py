@@ -1,7 +1,8 @@
-"""From a traced CNN to a chain of steps: convolutions with what follows them folded in, and pools."""
+"""From a piece of a graph to a chain of steps: layers with what follows them folded in, and pools."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, fx
 
-from pyprod.fuse._graph import arguments, shape, tensor
+from pyprod.fuse._graph import arguments, is_call, shape, tensor
+from pyprod.fuse._pieces import Piece, layer_name
 from pyprod.fuse._trace import Untraceable
 
 aten = torch.ops.aten
@@ -27,6 +29,7 @@ class Step:
     window: tuple[Pair, Pair, Pair, Pair] = ((1, 1), (1, 1), (0, 0), (1, 1))
     residual: fx.Node | None = None
     relu: bool = False
+    rows: bool = False  # of a linear layer: channels are the last axis
     name: str = ""
     weight: Tensor | None = None
     factor: Tensor = field(default_factory=lambda: torch.ones(1))
@@ -44,7 +47,23 @@ class Chain:
     alias: dict[fx.Node, fx.Node] = field(default_factory=dict)  # a node to the value that it is
 
     def value(self, node: fx.Node) -> fx.Node:
+        """
+        Raises:
+            Untraceable: it is not of this piece.
+        """
+        if node not in self.alias:
+            raise Untraceable(f"{node} is made elsewhere")
         return self.alias[node]
+
+    def image(self, node: fx.Node) -> fx.Node:
+        """The value, if its axes are ``[N, C, H, W]``.
+
+        Raises:
+            Untraceable: they are not.
+        """
+        if not is_image(node, self.shapes[self.value(node)]):
+            raise Untraceable(f"{node} is no image")
+        return self.value(node)
 
     def open(self, node: fx.Node) -> Step | None:
         """The convolution whose result `node` is, if nothing else reads it: more can be folded into it."""
@@ -56,48 +75,50 @@ class Chain:
 
     def add(self, step: Step) -> None:
         self.steps.append(step)
-        self._name(step.output)
+        self.name(step.output, rows=step.rows)
 
     def extend(self, step: Step, node: fx.Node) -> None:
         """Let the step's result be `node`."""
-        del self.alias[step.output], self.shapes[step.output]
+        self.alias[node], self.shapes[node] = node, self.shapes.pop(step.output)
+        del self.alias[step.output]
         step.output = node
-        self._name(node)
 
-    def _name(self, node: fx.Node) -> None:
-        self.alias[node] = node
+    def name(self, node: fx.Node, rows: bool = False) -> None:
+        """A value: an image if it has four axes, or rows of channels."""
         sizes = shape(node)
-        channels, height, width = (*sizes[1:], 1, 1) if len(sizes) == 2 else sizes[1:]
-        self.shapes[node] = (height, width, channels)
+        channels, height, width = sizes[1:] if len(sizes) == 4 and not rows else (sizes[-1], 1, 1)
+        self.alias[node], self.shapes[node] = node, (height, width, channels)
 
 
-def collect(module: fx.GraphModule) -> Chain:
-    """The steps of a graph with one image input and one output.
+def is_image(node: fx.Node, sizes: tuple[int, int, int]) -> bool:
+    """Whether a value of height, width and channels is ``[N, C, H, W]`` in the graph, not ``[..., C]``."""
+    height, width, channels = sizes
+    return shape(node)[1:] == (channels, height, width)
+
+
+def collect(module: fx.GraphModule, piece: Piece) -> Chain:
+    """The steps of a piece. Its input is an image ``[N, C, H, W]`` or rows ``[..., C]``.
 
     Raises:
         Untraceable: it has an operator, or a use of one, that no step computes.
     """
-    inputs = module.graph.find_nodes(op="placeholder")
-    (output,) = module.graph.find_nodes(op="output")
-    if len(inputs) != 1 or len(shape(inputs[0])) != 4 or not isinstance(output.args[0], fx.Node):
-        raise Untraceable("int8_cnn takes one image tensor and gives one tensor")
-    chain = Chain(module, inputs[0])
-    chain._name(inputs[0])
-    for node in module.graph.nodes:
-        if node.op == "call_function":
-            handler = _HANDLERS.get(node.target)
-            if handler is None or not handler(chain, node):
-                raise Untraceable(f"no INT8 form of {node.target} as it is used at {node}")
-    if len(shape(output.args[0])) != 2 or chain.value(output.args[0]) is not chain.steps[-1].output:
-        raise Untraceable("int8_cnn gives [batch, features], made by the last step")
+    chain = Chain(module, piece.input)
+    chain.name(piece.input, rows=is_call(piece.nodes[0], aten.linear.default))
+    for node in piece.nodes:
+        handler = _HANDLERS.get(node.target)
+        if handler is None or not handler(chain, node):
+            raise Untraceable(f"no INT8 form of {node.target} as it is used at {node}")
+    if not chain.steps or chain.value(piece.nodes[-1]) is not chain.steps[-1].output:
+        raise Untraceable(f"{piece.nodes[-1]} is not made by the last step")
     return chain
 
 
-def _layer(chain: Chain, node: fx.Node, weight: fx.Node, bias: fx.Node | None) -> Step | None:
+def _layer(chain: Chain, node: fx.Node, value: fx.Node, rows: bool) -> Step | None:
+    weight, bias = (arguments(node)[name] for name in ("weight", "bias"))
     if weight.op != "get_attr" or (bias is not None and bias.op != "get_attr"):
         return None
     values = tensor(chain.module, weight).detach().float()
-    step = Step("conv", chain.value(_first(node)), node, name=str(weight.target).removesuffix(".weight"))
+    step = Step("conv", value, node, rows=rows, name=layer_name(node))
     step.weight = values if values.dim() == 4 else values[:, :, None, None]
     step.factor = torch.ones(values.shape[0])
     step.bias = torch.zeros(values.shape[0]) if bias is None else tensor(chain.module, bias).detach().float()
@@ -106,7 +127,7 @@ def _layer(chain: Chain, node: fx.Node, weight: fx.Node, bias: fx.Node | None) -
 
 def _conv(chain: Chain, node: fx.Node) -> bool:
     given = arguments(node)
-    step = _layer(chain, node, given["weight"], given["bias"])
+    step = _layer(chain, node, chain.image(_first(node)), rows=False)
     if step is None or step.weight is None or given["groups"] != 1:
         return False
     kernel = (int(step.weight.shape[2]), int(step.weight.shape[3]))
@@ -116,10 +137,9 @@ def _conv(chain: Chain, node: fx.Node) -> bool:
 
 
 def _linear(chain: Chain, node: fx.Node) -> bool:
-    given = arguments(node)
     value = chain.value(_first(node))
-    step = _layer(chain, node, given["weight"], given["bias"])
-    if step is None or len(shape(node)) != 2 or chain.shapes[value][:2] != (1, 1):
+    step = _layer(chain, node, value, rows=True)
+    if step is None or step.weight is None or chain.shapes[value] != (1, 1, step.weight.shape[1]):
         return False
     chain.add(step)
     return True
@@ -128,8 +148,8 @@ def _linear(chain: Chain, node: fx.Node) -> bool:
 def _batch_norm(chain: Chain, node: fx.Node) -> bool:
     given = arguments(node)
     step = chain.open(_first(node))
-    if step is None or step.residual is not None or given["training"]:
-        return False
+    if step is None or step.residual is not None or given["training"] or (step.rows and len(shape(node)) != 2):
+        return False  # it normalizes the second axis, where a linear layer's channels are the last
     mean, variance = (tensor(chain.module, given[name]).float() for name in ("running_mean", "running_var"))
     factor = (variance + given["eps"]).rsqrt()
     if given["weight"] is not None:
@@ -171,7 +191,7 @@ def _max_pool(chain: Chain, node: fx.Node) -> bool:
     given = arguments(node)
     kernel, padding, dilation = (_pair(given[name]) for name in ("kernel_size", "padding", "dilation"))
     window = (kernel, _pair(given["stride"]) if given["stride"] else kernel, padding, dilation)
-    chain.add(Step("max_pool", chain.value(_first(node)), node, window))
+    chain.add(Step("max_pool", chain.image(_first(node)), node, window))
     return not given["ceil_mode"]
 
 
@@ -180,12 +200,12 @@ def _mean(chain: Chain, node: fx.Node) -> bool:
     dims = sorted(d % 4 for d in arguments(node)["dim"] or ())
     if len(shape(_first(node))) != 4 or dims != [2, 3]:
         return False
-    chain.add(Step("mean", chain.value(_first(node)), node))
+    chain.add(Step("mean", chain.image(_first(node)), node))
     return True
 
 
 def _adaptive_mean(chain: Chain, node: fx.Node) -> bool:
-    chain.add(Step("mean", chain.value(_first(node)), node))
+    chain.add(Step("mean", chain.image(_first(node)), node))
     return shape(node)[2:] == (1, 1)
 
 
@@ -193,7 +213,8 @@ def _same(chain: Chain, node: fx.Node) -> bool:
     """Another shape of one pixel of channels."""
     value = chain.value(_first(node))
     chain.alias[node] = value
-    return chain.shapes[value][:2] == (1, 1) and shape(node)[:2] == (shape(value)[0], chain.shapes[value][2])
+    pixel = (shape(value)[0], chain.shapes[value][2])
+    return chain.shapes[value][:2] == (1, 1) and shape(node)[:2] == pixel and math.prod(shape(node)) == math.prod(pixel)
 
 
 def _first(node: fx.Node) -> fx.Node:
