@@ -18,15 +18,21 @@ _HEAD = (
 )
 
 
+def newest(results: Path) -> dict[str, Path]:
+    """By workload, the newest record."""
+    found: dict[str, Path] = {}
+    for path in sorted((results / "forms").glob("*/choice.json")):
+        found[json.loads(path.read_text())["workload"]] = path.parent
+    return found
+
+
 def table(results: Path) -> str:
     """A row for each workload and batch: how many forms, how long they took, and the one that was chosen."""
-    newest: dict[str, Path] = {}
-    for path in sorted((results / "forms").glob("*/choice.json")):
-        newest[json.loads(path.read_text())["workload"]] = path.parent
-    if not newest:
+    found = newest(results)
+    if not found:
         return "*Not measured yet.*\n"
-    rows = [row for _, folder in sorted(newest.items()) for row in _rows(folder)]
-    machines = {store.read(folder).environment["cpu"]["model"] for folder in newest.values()}
+    rows = [row for _, folder in sorted(found.items()) for row in _rows(folder)]
+    machines = {store.read(folder).environment["cpu"]["model"] for folder in found.values()}
     caption = (
         f"*{', '.join(sorted(machines))}, a shared virtual machine, one thread. `pyprod ship recipes/WORKLOAD.toml`; "
         "every form, its intervals and why it lost in [results/forms](../results/forms). Minutes: of measuring; ranges "

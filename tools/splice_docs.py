@@ -32,7 +32,15 @@ from pyprod.measure import report, store
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # run as a script: tools/ is no package
 
-from tools import choose_tables, cuda_resources, export_tables, forms_tables, gpu_check, training_tables  # noqa: E402
+from tools import (  # noqa: E402
+    choose_tables,
+    cuda_resources,
+    export_tables,
+    forms_tables,
+    gpu_check,
+    pruned_tables,
+    training_tables,
+)
 from tools.gate_study import run as gate_runs  # noqa: E402
 from tools.gate_study import tables as gate_tables  # noqa: E402
 
@@ -157,6 +165,7 @@ _STUDIES = {
     "choose-study": choose_tables.study,
     "cuda-resources": cuda_resources.table,
     "forms": forms_tables.table,
+    "pruned": pruned_tables.table,
     "gpu-check": gpu_check.newest,
 }
 

@@ -1,4 +1,4 @@
-"""A model of the shapes of a stored state: what pruning and leaving out layers did to it, done again."""
+"""A model of the shapes of a stored state: what pruning, leaving out layers and new biases did to it, done again."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ def restore(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     _untie(model, state)
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
+        bias = state.get(f"{prefix}bias")
+        if bias is not None and getattr(module, "bias", bias) is None:
+            module.bias = nn.Parameter(torch.empty_like(bias))
         for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             stored = state.get(prefix + key)
             if stored is not None and stored.shape != tensor.shape:

@@ -197,6 +197,18 @@ def test_weights_are_quantized_last() -> None:
         recipes.check([Step("structured", {"macs": 0.5}), Step("ptq", {}), Step("finetune", {"epochs": 1})])
 
 
+def test_biases_that_a_step_added_are_kept() -> None:
+    """Convolutions before a batch norm have none; correcting them gives them one."""
+    recipes.make(HERE, "corrected", [Step("ptq", {"scheme": "static", "weight_bits": 4, "correct_bias": True})], said)
+    made, plain = recipes.load(HERE, "corrected", workloads.load(HERE)), workloads.load(HERE).model()
+    added = made.model.state_dict().keys() - plain.state_dict().keys()
+    assert added
+    assert all(name.endswith(".bias") for name in added)
+    with torch.inference_mode():
+        rows = workloads.load(HERE).example(4)
+        assert not torch.equal(made.model(*rows), plain(*rows))
+
+
 def test_a_quantspec_is_kept_and_lowered() -> None:
     """By the static scheme all of this network runs in integers, on the scales of the recipe."""
     recipes.make(HERE, "static", [Step("ptq", {"scheme": "static", "observer": "mse"})], said)
