@@ -188,10 +188,12 @@ class Run {
   // From planes to interleaved channels.
   bool quantize(int64_t image, char* to) const {
     const Shape in = plan_.shape(0);
+    const float* x = x_ + image * in.size();
+    int8_t* q = reinterpret_cast<int8_t*>(to);
+    if (in.h * in.w == 1) return quantize_strided(x, in.c, plan_.quantization(0), q, 1);
     bool finite = true;
     for (int64_t c = 0; c < in.c; ++c) {
-      const float* plane = x_ + (image * in.c + c) * in.h * in.w;
-      finite &= quantize_strided(plane, in.h * in.w, plan_.quantization(0), reinterpret_cast<int8_t*>(to) + c, in.c);
+      finite &= quantize_strided(x + c * in.h * in.w, in.h * in.w, plan_.quantization(0), q + c, in.c);
     }
     return finite;
   }
@@ -222,13 +224,15 @@ Tensor cnn(const Tensor& x_in, const Tensor& plan_in, int64_t features) {
                shape_text(plan_in));
   const Plan plan(plan_in);
   const Shape in = plan.shape(0), out = plan.shape(plan.header().values - 1);
-  PYPROD_CHECK(x_in.dim() == 4 && x_in.size(1) == in.c && x_in.size(2) == in.h && x_in.size(3) == in.w, kOp,
-               ": x must be [batch, ", in.c, ", ", in.h, ", ", in.w, "], got ", shape_text(x_in));
+  const bool image = x_in.dim() == 4 && x_in.size(1) == in.c && x_in.size(2) == in.h && x_in.size(3) == in.w;
+  const bool rows = (x_in.dim() == 2 || x_in.dim() == 3) && in.h * in.w == 1 && x_in.size(x_in.dim() - 1) == in.c;
+  PYPROD_CHECK(image || rows, kOp, ": x must be [batch, ", in.c, ", ", in.h, ", ", in.w, "]",
+               in.h * in.w == 1 ? " or rows of channels" : "", ", got ", shape_text(x_in));
   PYPROD_CHECK(features == out.size(), kOp, ": features must be ", out.size(), ", got ", features);
   const Tensor x = torch::stable::contiguous(x_in);
-  Tensor y = new_output(x, {x.size(0), features}, ScalarType::Float);
+  const int64_t batch = x.numel() / in.size();
+  Tensor y = new_output(x, {batch, features}, ScalarType::Float);
   const Run run(plan, static_cast<const float*>(x.const_data_ptr()), static_cast<float*>(y.mutable_data_ptr()));
-  const int64_t batch = x.size(0);
   if (batch < num_threads()) {
     run.images(0, batch);  // the threads share each step
   } else {

@@ -126,15 +126,20 @@ def _layer(
     shape = (folded.shape[axis], *(size for i, size in enumerate(folded.shape) if i != axis))
     stored = np.ascontiguousarray(np.moveaxis(codes.reshape(shape), 0, axis))
     base = node.output[0]
-    reads = [graph.constant(f"{base}_weight", stored), graph.constant(f"{base}_weight_scale", scale)]
-    weight_name = graph.node("DequantizeLinear", reads, f"{base}_weight_float", axis=axis)
     node.input[0] = _rounded(graph, node.input[0], activation)
-    node.input[1] = weight_name
+    node.input[1] = _stored(graph, f"{base}_weight", stored, scale, axis)
     if len(node.input) > 2 and node.input[2]:  # ONNX Runtime's integer convolution takes no float bias
         step = scale * np.float32(activation.scale[0])
         bias = np.round(graph.constants[node.input[2]] / step).astype(np.int32)
-        reads = [graph.constant(f"{base}_bias", bias), graph.constant(f"{base}_bias_scale", step)]
-        node.input[2] = graph.node("DequantizeLinear", reads, f"{base}_bias_float", axis=0)
+        node.input[2] = _stored(graph, f"{base}_bias", bias, step, axis=0)
+
+
+def _stored(graph: _Graph, name: str, codes: np.ndarray, scale: np.ndarray, axis: int) -> str:
+    """A constant in integers. ONNX Runtime multiplies in integers only where zero points are written out."""
+    zero = np.zeros(scale.shape, codes.dtype)
+    parts = {name: codes, f"{name}_scale": scale, f"{name}_zero_point": zero}
+    reads = [graph.constant(part, array) for part, array in parts.items()]
+    return graph.node("DequantizeLinear", reads, f"{name}_float", axis=axis)
 
 
 def _integers(layer: nn.Linear | nn.Conv2d, quant: TensorQuant, folded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -102,7 +102,7 @@ def _replace(module: fx.GraphModule, piece: Piece, x: fx.Node, chain: Chain, pla
     last, sizes = piece.nodes[-1], chain.shapes[piece.input]
     name = next(name for node in piece.nodes if (name := layer_name(node)))
     data = constant(module, last, f"{name}.plan", plan)
-    if not is_image(x, sizes):
+    if len(shape(x)) == 4 and not is_image(x, sizes):
         x = call(module, last, aten.reshape.default, x, [-1, sizes[2], 1, 1])
     height, width, channels = chain.shapes[chain.value(last)]
     made = call(module, last, ours.int8_cnn.default, x, data, height * width * channels)

@@ -79,7 +79,8 @@ def int8_cnn(x: Tensor, plan: Tensor, features: int) -> Tensor:
     depend neither on the batch nor on threads nor on the instruction set. Inference only.
 
     Args:
-        x: float32 ``[batch, C, H, W]`` of the sizes that the plan was made for, CPU.
+        x: float32 ``[batch, C, H, W]`` of the sizes that the plan was made for, CPU; where those are one pixel also
+            ``[batch, C]`` or ``[a, b, C]``, which is a * b of them.
         plan: int8 vector.
         features: size of the last value.
 
@@ -96,6 +97,8 @@ def int8_cnn(x: Tensor, plan: Tensor, features: int) -> Tensor:
 
 def int8_cnn_reference(x: Tensor, values: Sequence[CnnValue], steps: Sequence[CnnStep]) -> Tensor:
     """The same, slowly, from what `pack_cnn` takes: equal bits, up to the order of sums in a mean of floats."""
+    if x.dim() != 4:
+        x = x.reshape(-1, x.shape[-1], 1, 1)
     made = {0: _quantize(x, values[0])}
     for step in steps:
         source, target, tensor = values[step.input], values[step.output], made[step.input]
@@ -207,6 +210,6 @@ def _places(values: Sequence[CnnValue], steps: Sequence[CnnStep]) -> tuple[list[
 
 @fake("int8_cnn")
 def _fake(x: Tensor, plan: Tensor, features: int) -> Tensor:
-    if x.dim() != 4:
-        raise RuntimeError(f"int8_cnn: x must be [batch, C, H, W], got {list(x.shape)}")
-    return x.new_empty((x.shape[0], features))
+    if x.dim() not in (2, 3, 4):
+        raise RuntimeError(f"int8_cnn: x must be [batch, C, H, W] or rows of channels, got {list(x.shape)}")
+    return x.new_empty((x.shape[0] * x.shape[1] if x.dim() == 3 else x.shape[0], features))

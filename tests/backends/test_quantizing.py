@@ -152,6 +152,22 @@ def test_native_says_what_stays_in_float(request_for: Callable[..., Request]) ->
     assert runner.notes[1] == "in float32: conv1"
 
 
+def test_a_chain_of_linear_layers_is_calibrated_and_one_call(request_for: Callable[..., Request]) -> None:
+    class Gated(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = torch.nn.Linear(8, 16), torch.nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.down(torch.sigmoid(self.up(x)))
+
+    module, variant = backends.split("native.int8")
+    runner = module.prepare(request_for("mlp", variant))
+    assert runner.notes[0].startswith("2 linear layers and what lies between them in int8, in one call, calibrated on")
+    runner = module.prepare(request_for("mlp", variant, model=Gated().eval()))
+    assert runner.notes[0].startswith("2 linear layers in int8, the rest in float32"), "not in two calls"
+
+
 def test_grouped_convolutions_stay_in_float(request_for: Callable[..., Request]) -> None:
     class Depthwise(torch.nn.Module):
         def __init__(self) -> None:
@@ -170,3 +186,17 @@ def test_grouped_convolutions_stay_in_float(request_for: Callable[..., Request])
     with torch.inference_mode():
         want = request.model(*fresh)
     assert float((runner.run(fresh) - want).norm() / want.norm()) < 6e-2
+
+
+@pytest.mark.parametrize(
+    ("model", "products"), [("mlp", "2 of 2"), ("transformer", "12 of 16"), ("conv_only", "0 of 1")]
+)
+def test_onnxruntime_multiplies_in_integers_what_the_quantspec_says(
+    request_for: Callable[..., Request], model: str, products: str
+) -> None:
+    """It falls back to float without a word, as for a convolution whose result stays in float."""
+    module, variant = backends.split("onnxruntime.int8_static")
+    request = request_for(model, variant, 3)
+    spec = static_quantspec(request.model, inputs(model, 32, 2))
+    runner = module.prepare(Request(**{**vars(request), "quantspec": spec}))
+    assert f"{products} matrix products and convolutions in integers, the rest in float" in runner.notes

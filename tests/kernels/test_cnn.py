@@ -44,6 +44,17 @@ def test_equals_its_twin(batch, poison):
     assert torch.equal(int8_cnn(x, pack_cnn(values, steps), 4), int8_cnn_reference(x, values, steps))
 
 
+@pytest.mark.parametrize("sizes", [(5,), (1,), (0,), (2, 7), (3, 0)])
+def test_rows_are_images_of_one_pixel(sizes, poison):
+    values = [CnnValue((1, 1, 37), 0.02, 4), CnnValue((1, 1, 65), 0.05, -128), CnnValue((1, 1, 3))]
+    steps = [CnnStep("conv", 0, 1, relu=True, **conv(37, 65, 1)), CnnStep("conv", 1, 2, **conv(65, 3, 1))]
+    x, plan = torch.randn(*sizes, 74)[..., ::2], pack_cnn(values, steps)
+    out = int8_cnn(x, plan, 3)
+    assert torch.equal(out, int8_cnn(x.reshape(-1, 37, 1, 1), plan, 3))
+    assert torch.equal(out, int8_cnn_reference(x, values, steps))
+    torch.library.opcheck(OPS.int8_cnn.default, (x, plan, 3))
+
+
 def test_a_mean_of_floats():
     values = [CnnValue((4, 5, 3), 0.02, 4), CnnValue((4, 5, 20)), CnnValue((1, 1, 20))]
     steps = [CnnStep("conv", 0, 1, relu=True, **conv(3, 20, 1)), CnnStep("mean", 1, 2)]
@@ -97,6 +108,7 @@ def test_a_damaged_plan_is_refused_before_it_is_followed():
     [
         (torch.zeros(1, 3, 13, 10).half(), 4, "x must be float32, got float16"),
         (torch.zeros(1, 3, 10, 13), 4, r"x must be \[batch, 3, 13, 10\], got \[1, 3, 10, 13\]"),
+        (torch.zeros(1, 390), 4, r"x must be \[batch, 3, 13, 10\], got \[1, 390\]"),
         (torch.zeros(1, 3, 13, 10), 5, "features must be 4, got 5"),
         (torch.zeros(1, 3, 13, 10, requires_grad=True), 4, "no gradient"),
     ],
