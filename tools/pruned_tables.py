@@ -29,9 +29,10 @@ def table(results: Path) -> str:
     if not rows:
         return "*Not measured yet.*\n"
     caption = (
-        "*Operations: multiply-accumulates left. Faster: ratio of medians paired by round, 95% interval; of the model that "
-        "the recipe began with, in the same backend. The last column: yes where the whole 95% interval of the change lies "
-        "above -0.005 (a test of non-inferiority), no where it lies below. Records in [results/forms](../results/forms).*"
+        "*Operations: multiply-accumulates left. Faster: ratio of medians paired by round, 95% interval; of the model "
+        "that the recipe began with, in the same backend. The last column: yes where the whole 95% interval of the "
+        "change lies above -0.005 (a test of non-inferiority), no where it lies below. Records in "
+        "[results/forms](../results/forms).*"
     )
     return "\n".join([_HEAD, *rows, "", caption, ""])
 

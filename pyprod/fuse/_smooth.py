@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pyprod.fuse import unstack
+from pyprod.fuse._balance import searched, seen, smoothquant
 from pyprod.fuse._graph import Argument, arguments, clean, is_call, only_user, shape, tensor
 from pyprod.fuse._trace import trace
 from pyprod.nn import linears
@@ -17,9 +18,6 @@ from pyprod.types import QuantSpec
 
 aten = torch.ops.aten
 
-#: How much of a channel's scale moves: 0 leaves it with the activation, 1 puts all into the weight. The decoder's
-#: perplexity with INT8 linears is 1.007 of float32's at 0.5, 1.008 at 0.65, 1.017 at 0.8, and 1.042 if none moves.
-STRENGTH = 0.5
 _ROWS = 4  # a pass: enough for speed, few enough for memory
 
 
@@ -37,18 +35,27 @@ class _Place:
     makers: tuple[Tensor, ...]
     groups: tuple[int, int] = (1, 1)
 
+    def shared(self, scale: Tensor) -> Tensor:
+        """Scales ``[k]``, one for all channels that stand for one channel of the makers: the largest of theirs."""
+        heads, times = self.groups
+        return scale.view(heads, times, -1).amax(1, keepdim=True).expand(heads, times, -1).reshape(-1)
 
-def smooth(model: nn.Module, calibration: tuple[Tensor, ...], strength: float = STRENGTH) -> int:
+
+def smooth(model: nn.Module, calibration: tuple[Tensor, ...], strength: float | None = None) -> int:
     """Rescale the model in place; its outputs stay, but for rounding. Returns at how many places it did.
 
-    Channel ``j`` that linear layers with weights ``w [n, k]`` read is divided by
-    ``max|x_j|^strength / max|w_j|^(1 - strength)`` where it is made (a norm, a linear layer before a product or an
-    attention), and the columns ``w_j`` are multiplied by it: SmoothQuant (arXiv 2211.10438). A value that anything else
-    reads, or whose maker has another use, stays as it is. A weight that is tied to an embedding gets a copy.
+    Channel ``j`` that linear layers with weights ``w [n, k]`` read is divided by a scale where it is made (a norm, a
+    linear layer before a product or an attention), and the columns ``w_j`` are multiplied by it. A value that anything
+    else reads, or whose maker has another use, stays as it is. A weight that is tied to an embedding gets a copy.
+
+    The decoder's perplexity on 15,000 tokens, all linears and attention in INT8, is 2.3% above float32's with strength
+    0.5 everywhere, and 1.2% with scales that were searched.
 
     Args:
         model: float32, in eval mode, on the CPU.
-        calibration: inputs ``[n, ...]`` for the largest ``|x_j|``.
+        calibration: inputs ``[n, ...]``.
+        strength: None: search at each place what suits it (`_balance.searched`). A number: SmoothQuant, that share of
+            a channel's scale moves.
 
     Raises:
         Untraceable: torch.export can't take the model.
@@ -57,11 +64,16 @@ def smooth(model: nn.Module, calibration: tuple[Tensor, ...], strength: float = 
     unstack.rewrite(module, QuantSpec({}, {}))
     clean(module)
     places = list(_places(module, model))
-    largest = _largest_inputs(model, {place.readers[0] for place in places}, calibration)
+    known = seen(model, {place.readers[0] for place in places}, calibration, _ROWS)
     _untie(model, [layer for place in places for layer in place.readers])
     with torch.no_grad():
         for place in places:
-            _rescale(place, largest[place.readers[0]], strength)
+            weights = [layer.weight for layer in place.readers]
+            if strength is None:
+                scale = searched(known[place.readers[0]], weights, place.shared)
+            else:
+                scale = place.shared(smoothquant(known[place.readers[0]], weights, strength))
+            _rescale(place, scale)
     return len(places)
 
 
@@ -155,27 +167,6 @@ def _parameters(*nodes: Argument) -> _Made:
     return _Made(given) if all(node.op == "get_attr" for node in given) else _Made()
 
 
-def _largest_inputs(
-    model: nn.Module, layers: set[nn.Linear], calibration: tuple[Tensor, ...]
-) -> dict[nn.Linear, Tensor]:
-    """The largest magnitude of each input channel ``[k]`` of each layer."""
-    largest: dict[nn.Linear, Tensor] = {}
-
-    def observe(layer: nn.Linear, inputs: tuple[Tensor, ...]) -> None:
-        top = inputs[0].flatten(0, -2).abs().amax(0)
-        largest[layer] = torch.maximum(largest.get(layer, top), top)
-
-    hooks = [layer.register_forward_pre_hook(observe) for layer in layers]
-    try:
-        with torch.no_grad():
-            for start in range(0, calibration[0].shape[0], _ROWS):
-                model(*(t[start : start + _ROWS] for t in calibration))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return largest
-
-
 def _untie(model: nn.Module, layers: list[nn.Linear]) -> None:
     """Give a layer whose weight has a second name in the model a copy of its own."""
     names = Counter(weight.data_ptr() for _, weight in model.named_parameters(remove_duplicate=False))
@@ -184,13 +175,10 @@ def _untie(model: nn.Module, layers: list[nn.Linear]) -> None:
             layer.weight = nn.Parameter(layer.weight.detach().clone())
 
 
-def _rescale(place: _Place, largest: Tensor, strength: float) -> None:
-    weights = torch.stack([layer.weight.abs().amax(0) for layer in place.readers]).amax(0)
-    scale = largest**strength / weights ** (1 - strength)
-    scale = torch.where(scale.isfinite() & (scale > 0), scale, 1.0)
+def _rescale(place: _Place, scale: Tensor) -> None:
     heads, times = place.groups
-    made = scale.view(heads, times, -1).amax(1, keepdim=True)
+    made = scale.view(heads, times, -1)[:, 0].reshape(-1)
     for maker in place.makers:
         maker.div_(made.view(-1, *[1] * (maker.dim() - 1)))
     for layer in place.readers:
-        layer.weight.mul_(made.expand(heads, times, -1).reshape(-1))
+        layer.weight.mul_(scale)

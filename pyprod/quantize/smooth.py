@@ -1,4 +1,4 @@
-"""SmoothQuant as a step: scale of channels with outliers moved into the weights that read them."""
+"""Smoothing as a step: scale of channels with outliers moved into the weights that read them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pyprod.step import Context, Made
 from pyprod.types import PyprodError
 
 
-def apply(made: Made, context: Context, *, strength: float = 0.5) -> Made:
+def apply(made: Made, context: Context, *, strength: float | None = None) -> Made:
     """The step: see `pyprod.fuse.smooth`. The model computes the same in float; what is quantized after it loses less.
 
     `native` does this by itself to a model without a QuantSpec.
 
     Args:
-        strength: how much of a channel's scale moves, 0 to 1.
+        strength: how much of a channel's scale moves, 0 to 1; by default what suits each place best.
 
     Raises:
         PyprodError: strength is no share, or the model can't be traced.
     """
-    if not 0 <= strength <= 1:
+    if strength is not None and not 0 <= strength <= 1:
         raise PyprodError(f"strength is 0 to 1, not {strength:g}")
     try:
         places = move_scale(made.model, context.workload.calibration, strength)

@@ -74,6 +74,49 @@ def test_int8_comes_closer():
     assert after < before / 4
 
 
+@pytest.mark.parametrize("strength", [0.0, 0.3, 0.5, 0.65, 0.8, 1.0])
+def test_what_is_searched_is_as_good_as_any_strength(strength):
+    """Of one layer after a norm, where what is judged is what the model computes; on the rows that judged."""
+    torch.manual_seed(int(100 * strength))
+    model, x = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH)).eval(), torch.randn(200, WIDTH)
+    with torch.no_grad():
+        model[0].weight.copy_(torch.exp(torch.randn(WIDTH)))
+        model[1].weight.mul_(torch.exp(torch.randn(WIDTH)))
+    errors = []
+    with torch.inference_mode():
+        want = model(x)
+        for asked in (strength, None):
+            tried = copy.deepcopy(model)
+            assert smooth(tried, (x,), asked) == 1
+            errors.append((fuse(tried, dynamic_quantspec(tried), (x,))(x) - want).norm())
+    assert errors[1] < 1.05 * errors[0]  # strengths that are not among those tried may be a little better
+
+
+def test_small_outputs_count_as_much_as_large_ones():
+    """A reader whose outputs are a hundred times the other's decides nothing for that one."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.large, self.small = nn.LayerNorm(64), nn.Linear(64, 64), nn.Linear(64, 64)
+
+        def forward(self, x):
+            normed = self.norm(x)
+            return torch.cat((self.large(normed), self.small(normed)), -1)
+
+    model, x = Two().eval(), torch.randn(200, 64)
+    with torch.no_grad():
+        model.norm.weight[3] = 60.0
+        model.small.weight[:, 3] = 0.0  # what is large matters to the other alone
+        model.large.weight.mul_(100)
+    with torch.inference_mode():
+        want = model(x)[:, 64:]
+        before = (fuse(model, dynamic_quantspec(model), (x,))(x)[:, 64:] - want).norm()
+        smooth(model, (x,))
+        after = (fuse(model, dynamic_quantspec(model), (x,))(x)[:, 64:] - want).norm()
+    assert after < before / 4
+
+
 class Tied(nn.Module):
     def __init__(self):
         super().__init__()
