@@ -60,7 +60,8 @@ def search(made: Made, workload: Workload, spec: QuantSpec, accuracy_drop: float
     """Leave the layers that cost most (`sensitivity` on the calibration rows) in float, as few as it takes.
 
     The budget is kept by the estimate on the evaluation rows, simulated; the whole interval is in the result. These
-    rows so choose between `log2(layers)` models: what is measured on them later is a little too good.
+    rows so choose between some `log2(layers)` models: what is measured on them later is a little too good. All layers in
+    integers are tried first: by chance they may lose less than all but one do.
 
     Raises:
         Unavailable: the workload has no metric.
@@ -70,20 +71,23 @@ def search(made: Made, workload: Workload, spec: QuantSpec, accuracy_drop: float
         raise Unavailable("the workload has no metric to keep to", "use the step ptq")
     if not 0 <= accuracy_drop < 1:
         raise PyprodError(f"accuracy_drop is a share of the metric, not {accuracy_drop:g}")
-    ranked = list(sensitivity(made.model, spec, workload.calibration))
     base = _evaluate(made, workload)
     budget = accuracy_drop * abs(statistics.score(base))
 
-    def loss(kept: int) -> statistics.Estimate:
-        with simulated(made.model, only(spec, ranked[kept:])):
+    def loss(quantized: QuantSpec) -> statistics.Estimate:
+        with simulated(made.model, quantized):
             found = statistics.accuracy_difference(_evaluate(made, workload), base)
         return found if not base.higher_is_better else _negative(found)
 
-    low, high = 0, len(ranked)  # the fewest that may suffice, and a number that does: all in float lose nothing
+    best = loss(spec)
+    if best.value <= budget:
+        return Found(spec, (), best)
+    ranked = list(sensitivity(made.model, spec, workload.calibration))
+    low, high = 1, len(ranked)  # the fewest that may suffice, and a number that does: all in float lose nothing
     best = statistics.Estimate(0.0, 0.0, 0.0, len(base.values))
     while low < high:
         middle = (low + high) // 2
-        found = loss(middle)
+        found = loss(only(spec, ranked[middle:]))
         if found.value <= budget:
             high, best = middle, found
         else:
