@@ -4,7 +4,8 @@ A block is a pair of comments, ``<!-- measured: WORKLOAD/DEVICE/bN/tN -->`` and 
 between them is made from ``results/``. ``<!-- measured: kernels:TITLE -->``, with ``~`` for blanks,
 takes those tables of the kernel suite whose titles begin so; ``<!-- measured: gate-study -->`` takes those of the
 newest study of the gate, and every other name those of its study (`_STUDIES`);
-``<!-- measured: records:BASE:HEAD:GLOB -->`` the comparison of two records.
+``<!-- measured: records:BASE:HEAD:GLOB -->`` the comparison of two records; ``<!-- measured: forms:WORKLOAD/... -->``
+a cohort that ``pyprod ship`` measured.
 
 Without arguments it writes; with ``--check`` it fails when a file would change.
 """
@@ -17,7 +18,6 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -47,18 +47,18 @@ from tools.gate_study import tables as gate_tables  # noqa: E402
 BLOCK = re.compile(r"(<!-- measured: (?P<cohort>\S+) -->\n).*?(<!-- /measured -->)", re.DOTALL)
 
 
-def cohort_table(cohort: str, results: Path) -> str:
-    """Markdown of one cohort's rows from the newest record under `results` that has measured it.
+def cohort_table(cohort: str, results: Path, folder: str = "") -> str:
+    """Markdown of one cohort's rows from the newest record in `folder` of `results` that has measured it.
 
     Raises:
         LookupError: no record has it.
     """
-    for record in _records(results):
+    for record in map(_read, _paths(results / folder)):
         rows = [m for m in record.measurements if "{}/{}/b{}/t{}".format(*m.candidate.cohort) == cohort]
         if any(m.metric == "latency" for m in rows):
             table = report.to_markdown_tables(report.summarize(rows))
-            return f"{table}\n{caption(record)}\n"
-    raise LookupError(f"no record under {results} has measured {cohort}")
+            return f"{table}\n{caption(record, results)}\n"
+    raise LookupError(f"no record under {results / folder} has measured {cohort}")
 
 
 def kernel_tables(title: str, results: Path) -> str:
@@ -67,7 +67,7 @@ def kernel_tables(title: str, results: Path) -> str:
     if found is None:
         return "*Not measured yet.*\n"
     record, frame = found
-    return f"{kernel_report.to_markdown_tables(frame, [title])}\n{caption(record)}\n"
+    return f"{kernel_report.to_markdown_tables(frame, [title])}\n{caption(record, results)}\n"
 
 
 @cache  # nine blocks show one record
@@ -105,31 +105,27 @@ def compared_records(which: str, results: Path) -> str:
     table = gate_markdown.table(book)
     command = f"pyprod gate results/{base} results/{head}"
     return (
-        f"{table}\n\n{caption(store.read(results / head))}\n\n"
+        f"{table}\n\n{caption(store.read(results / head), results)}\n\n"
         f"*Compared by `{command}`: {records.NOTE}. HEAD's latencies are scaled "
         "to the speed that BASE's record found the baseline at.*\n"
     )
 
 
-def _records(results: Path) -> Iterator[store.Record]:
-    """Newest first."""
-    return map(_read, _paths(results))
-
-
 def _paths(results: Path) -> tuple[Path, ...]:
+    """Newest first."""
     return tuple(sorted((path.parent for path in results.glob(f"*/{store.PLAN}")), reverse=True))
 
 
 _read = cache(store.read)  # each block looks through them
 
 
-def caption(record: store.Record) -> str:
+def caption(record: store.Record, results: Path) -> str:
     """Which machine, versions and command the numbers are from."""
     versions = record.environment["packages"]
     names = ("torch", "onnxruntime-gpu", "openvino", "torchao")
     software = ", ".join(f"{name} {versions[name]}" for name in names if versions.get(name))
     cpu = record.environment["cpu"]["model"]
-    path = f"results/{record.path.name}"
+    path = f"results/{record.path.relative_to(results)}"
     command = " ".join(record.plan["command"])
     return f"*{cpu}, a shared virtual machine; {software}; `{command}`; raw samples in [{path}]({path}).*"
 
@@ -143,6 +139,8 @@ def spliced(text: str, results: Path) -> str:
             return compared_records(which, results)
         if block["cohort"] in _STUDIES:
             return _STUDIES[block["cohort"]](results)
+        if kind == "forms" and which:
+            return cohort_table(which, results, "forms")
         suite, colon, title = block["cohort"].partition("kernels:")
         if colon and not suite:
             return kernel_tables(title.replace("~", " "), results)
