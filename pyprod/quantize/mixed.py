@@ -60,8 +60,8 @@ def search(made: Made, workload: Workload, spec: QuantSpec, accuracy_drop: float
     """Leave the layers that cost most (`sensitivity` on the calibration rows) in float, as few as it takes.
 
     The budget is kept by the estimate on the evaluation rows, simulated; the whole interval is in the result. These
-    rows so choose between some `log2(layers)` models: what is measured on them later is a little too good. All layers in
-    integers are tried first: by chance they may lose less than all but one do.
+    rows so choose between some `log2(layers)` models: what is measured on them later is a little too good. All layers
+    in integers are tried first: by chance they may lose less than all but one do.
 
     Raises:
         Unavailable: the workload has no metric.

@@ -164,7 +164,7 @@ def compile_library(folder: Path, csrc: Path = CSRC, only: Sequence[str] = (), r
         name = f"{source.relative_to(csrc)}.o".replace("/", "-")
         if reuse is not None and str(source.relative_to(csrc)) not in only:
             return reuse / name
-        hurry = [] if reuse is None else ["-O0"]
+        hurry = [] if reuse is None else ["-O0", "-w"]  # a bug may leave names unused
         command = ["g++", *FLAGS, *hurry, f"-I{csrc}", f"-I{CSRC}"]
         command += ["-x", "c++", "-c", str(source), "-o", str(folder / name)]
         done = subprocess.run(command, capture_output=True, text=True)
