@@ -122,8 +122,8 @@ def lowers(backend: str, quantspec: QuantSpec) -> bool:
         module, variant = split(backend)
     except Unavailable:
         return False
-    asked = {quant.granularity for quant in quantspec.activations.values()}
-    return asked <= set(module.VARIANTS[variant].lowers)
+    known, asked = module.VARIANTS[variant].lowers, {quant.granularity for quant in quantspec.activations.values()}
+    return bool(known) and asked <= set(known)
 
 
 def known(

@@ -14,7 +14,7 @@ from torch import fx
 
 from pyprod.fuse._chain import Chain, Step, collect, is_image
 from pyprod.fuse._graph import call, constant, shape
-from pyprod.fuse._pieces import Piece, layer_name, pieces
+from pyprod.fuse._pieces import Piece, pieces
 from pyprod.fuse._trace import Untraceable
 from pyprod.kernels.cnn import CnnStep, CnnValue, pack_cnn
 from pyprod.nn import linear_scale, quantize_weight
@@ -100,9 +100,8 @@ def _quantizations(chain: Chain, quantspec: QuantSpec) -> dict[fx.Node, TensorQu
 def _replace(module: fx.GraphModule, piece: Piece, x: fx.Node, chain: Chain, plan: torch.Tensor) -> fx.Node:
     """Rows of ``[..., C]`` are images of one pixel; what comes out is brought to the shape that it had."""
     last, sizes = piece.nodes[-1], chain.shapes[piece.input]
-    name = next(name for node in piece.nodes if (name := layer_name(node)))
-    data = constant(module, last, f"{name}.plan", plan)
-    if len(shape(x)) == 4 and not is_image(x, sizes):
+    data = constant(module, last, f"{last.name}.plan", plan)  # not by a layer's name: one may be used twice
+    if len(shape(x)) not in (2, 3) and not is_image(x, sizes):
         x = call(module, last, aten.reshape.default, x, [-1, sizes[2], 1, 1])
     height, width, channels = chain.shapes[chain.value(last)]
     made = call(module, last, ours.int8_cnn.default, x, data, height * width * channels)

@@ -200,3 +200,9 @@ def test_onnxruntime_multiplies_in_integers_what_the_quantspec_says(
     spec = static_quantspec(request.model, inputs(model, 32, 2))
     runner = module.prepare(Request(**{**vars(request), "quantspec": spec}))
     assert f"{products} matrix products and convolutions in integers, the rest in float" in runner.notes
+
+
+def test_what_runs_no_quantspec_runs_none_of_weights_alone() -> None:
+    spec = QuantSpec({"up": TensorQuant("per_channel")}, {})
+    assert not backends.lowers("eager.fp32", spec)
+    assert backends.lowers("native.int8", spec)

@@ -155,6 +155,21 @@ def test_grouped_convolutions_are_refused_by_name() -> None:
         fuse(model, spec, (torch.randn(1, 4, 5, 5),))
 
 
+def test_a_layer_that_is_used_twice() -> None:
+    """Its calls differ by size and by what follows."""
+    conv = nn.Conv2d(3, 3, 3)
+    model = nn.Sequential(conv, nn.Sigmoid(), conv, nn.ReLU()).eval()
+    spec = static_quantspec(model, (torch.randn(64, 3, 9, 8),))
+    assert calls(compare(model, spec, torch.randn(2, 3, 9, 8))[0]) == 2
+
+
+@pytest.mark.parametrize("sizes", [(5,), (2, 5), (2, 3, 5), (2, 3, 4, 5), (2, 1, 3, 2, 5)])
+def test_rows_of_any_number_of_axes(sizes: tuple[int, ...]) -> None:
+    model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3))
+    spec = static_quantspec(model, (torch.randn(64, 5),))
+    assert calls(compare(model, spec, torch.randn(sizes))[0]) == 1
+
+
 def test_two_inputs() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
