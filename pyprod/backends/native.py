@@ -29,6 +29,9 @@ VARIANTS = {
 #: Modules of which a chain of layers is made; what a model's own code does between is seen in the graph alone.
 _CHAIN = {nn.Linear, nn.ReLU, nn.Dropout, nn.BatchNorm1d, nn.Identity, nn.Flatten}
 
+#: What passes put into integers beside the layers that a QuantSpec names.
+_UNNAMED = {"attention": "attentions", "embedding": "embeddings"}
+
 _Lowered = tuple[nn.Module, tuple[str, ...]]  # the model in int8, and what a reader of the table must know of it
 
 
@@ -98,9 +101,12 @@ def _static(request: Request) -> _Lowered:
     note = f"{_kinds(request.model, quantspec)} and what lies between them in int8, in "
     note += "one call" if calls == 1 else f"{calls} calls"
     note += f", calibrated on {rows} rows" if request.quantspec is None else ""
+    counts = model.meta["rewritten"]
+    others = [f"{counts[kind]} {name}" for kind, name in _UNNAMED.items() if counts[kind]]
+    beside = (f"{' and '.join(others)} in int8 too, which no QuantSpec names",) if others else ()
     left = [name for name, _ in layers(request.model) if name not in quantspec.weights]
     kept = (f"in float32: {', '.join(left)}",) if left else ()
-    return model, (note, *kept, "an image that holds NaN gives a row of NaN")
+    return model, (note, *beside, *kept, "an image that holds NaN gives a row of NaN")
 
 
 def _calibrated(request: Request) -> QuantSpec:
@@ -158,7 +164,7 @@ def _layers(quantspec: QuantSpec) -> str:
 def _summary(module: fx.GraphModule, quantspec: QuantSpec) -> str:
     """What ran in integers: "36 linear layers and 6 attentions in int8, the rest in float32; fused: norm 12, ..."."""
     counts = dict(module.meta["rewritten"])
-    others = ("attentions", counts.pop("attention")), ("embeddings", counts.pop("embedding"))
-    integers = " and ".join([_layers(quantspec), *(f"{count} {name}" for name, count in others if count)])
+    others = [f"{count} {name}" for kind, name in _UNNAMED.items() if (count := counts.pop(kind))]
+    integers = " and ".join([_layers(quantspec), *others])
     fused = ", ".join(f"{name} {count}" for name, count in counts.items() if count and name != "linear")
     return f"{integers} in int8, the rest in float32" + (f"; fused: {fused}" if fused else "")

@@ -143,6 +143,14 @@ def test_scales_found_at_run_time_are_refused(request_for: Callable[..., Request
         module.prepare(Request(**{**vars(request), "quantspec": spec}))
 
 
+def test_native_says_what_is_in_integers_unasked(request_for: Callable[..., Request]) -> None:
+    module, variant = backends.split("native.int8")
+    request = request_for("transformer", variant)
+    spec = static_quantspec(request.model, inputs("transformer", 32, 2))
+    runner = module.prepare(Request(**{**vars(request), "quantspec": spec}))
+    assert "2 attentions in int8 too, which no QuantSpec names" in runner.notes
+
+
 def test_native_says_what_stays_in_float(request_for: Callable[..., Request]) -> None:
     module, variant = backends.split("native.int8")
     request = request_for("cnn", variant)
