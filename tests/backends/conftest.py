@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import build, inputs
 from torch import nn
 
 from pyprod.backends import Request
+from tests.backends.tiny_models import build, inputs
 
 
 @pytest.fixture(autouse=True)

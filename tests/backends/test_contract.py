@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tiny_models import build, inputs
 from torch import Tensor
 
 from pyprod import backends
 from pyprod.backends import Request, Runner
 from pyprod.backends._runner import RELU_HIDES_NAN
 from pyprod.types import PyprodError, Unavailable
+from tests.backends.tiny_models import build, inputs
 
 #: Relative L2 error against float32 eager. docs/backends.md derives them; int8 is tighter here than there, since two
 #: blocks of random weights have neither the encoder's depth nor its outliers: 1.3% x sqrt(12) layers = 4.5%.

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tiny_models import build, inputs
 
 from pyprod import backends
 from pyprod.backends import Request
@@ -14,6 +13,7 @@ from pyprod.nn import Int8Linear, dynamic_quantspec, static_quantspec
 from pyprod.quantize.sensitivity import only
 from pyprod.quantize.simulate import simulated
 from pyprod.types import QuantSpec, TensorQuant, Unavailable
+from tests.backends.tiny_models import build, inputs
 
 
 @pytest.mark.parametrize(
