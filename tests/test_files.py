@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from pyprod.cli import main
+from pyprod.export.deliver import formats
 
 TINY = "tests/tiny.py:build"
 
@@ -85,3 +86,10 @@ def test_what_can_not_hold_a_model_is_no_failure_of_all(tmp_path: Path, export: 
     assert found["onnx_fused"]["problem"]
     assert "facts" not in found["onnx_fused"]
     assert not found["onnx"]["problem"]
+
+
+def test_help_names_every_format(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    listed = " ".join(capsys.readouterr().out.split())
+    assert all(f"{name}, " in listed for name in formats())

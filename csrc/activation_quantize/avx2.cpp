@@ -7,7 +7,7 @@
 namespace pyprod::activation_quantize {
 namespace {
 
-__attribute__((target("avx2"))) void row(const Row& row, float* y) { run(row, y); }
+__attribute__((target("avx2"))) void row(const Row& row, float* y) { run<8>(row, y); }
 
 }  // namespace
 

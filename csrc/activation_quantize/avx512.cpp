@@ -9,7 +9,7 @@ namespace {
 
 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"))) void row(const Row& row,
                                                                                                float* y) {
-  run(row, y);
+  run<16>(row, y);
 }
 
 }  // namespace

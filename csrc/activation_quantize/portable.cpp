@@ -5,7 +5,7 @@
 namespace pyprod::activation_quantize {
 namespace {
 
-void row(const Row& row, float* y) { run(row, y); }
+void row(const Row& row, float* y) { run<1>(row, y); }
 
 }  // namespace
 

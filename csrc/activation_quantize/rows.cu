@@ -7,8 +7,11 @@
 namespace pyprod::activation_quantize {
 namespace {
 
+// Left alone, ptxas asks for GELU's table of all eight values first: 128 registers, room for two blocks.
+constexpr int blocks_of(Function function) { return function == Function::gelu ? 3 : cuda::kRowBlocks; }
+
 template <class T, Function kFunction, bool kWhole>
-__global__ void __launch_bounds__(cuda::kRowThreads, cuda::kRowBlocks)
+__global__ void __launch_bounds__(cuda::kRowThreads, blocks_of(kFunction))
     rows_kernel(const __grid_constant__ CudaRows rows) {
   const int64_t m = cuda::block_x();
   const auto row = [m](const void* from, int64_t stride) {

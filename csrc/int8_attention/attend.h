@@ -13,8 +13,8 @@
 // Attention of one Head. A block of query rows at a time sees all keys: no running maximum has to be corrected, and
 // what a block needs (32 rows x 512 keys: 64 KB of sums and of scores) stays in L2.
 //
-//     scores  = (q_int8 . k_int8) * (q_scale * k_scale * scale * log2 e) + mask * log2 e
-//     weight  = round(2^(score - row maximum) * 32639)      an integer of 15 bits, kept as two signed bytes
+//     scores  = (q_int8 . k_int8) * (q_scale * k_scale * scale * u) + mask * u     u = 2048 log2 e
+//     weight  = 2^((score - row maximum) / 2048) * 32639      an integer of 15 bits, kept as two signed bytes
 //     out     = sum(weight * v_int8) * v_scale / sum(weight)
 //
 // Integer sums are exact, a maximum has no order, and the row is divided by the sum of the very integers it was
@@ -24,11 +24,11 @@ namespace pyprod::int8_attention {
 
 using int8_gemm::ceil_div;
 
-// mask * log2 e of `keys` keys for one query; -infinity where it is false, and beyond the last key.
+// mask * kScoreUnit of `keys` keys for one query; -infinity where it is false, and beyond the last key.
 template <class From>
 PYPROD_INLINE void additive_bias(const Mask& mask, const char* from, int64_t keys, float* bias) {
   const From* values = reinterpret_cast<const From*>(from);
-  for (int64_t j = 0; j < keys; ++j) bias[j] = to_float(values[j * mask.key_stride]) * kLog2E;
+  for (int64_t j = 0; j < keys; ++j) bias[j] = to_float(values[j * mask.key_stride]) * kScoreUnit;
 }
 
 // For the first `visible` keys; -infinity for the others, up to `padded`. False when one is NaN or +infinity.
@@ -53,11 +53,18 @@ PYPROD_INLINE bool mask_bias(const Mask& mask, int64_t head, int64_t query, int6
 }
 
 template <class Out>
-PYPROD_INLINE void write_row(const int32_t* high, const int32_t* low, float scale, const float* v_scale, int count,
-                             Out* out) {
+PYPROD_INLINE void write_some(const int32_t* high, const int32_t* low, float scale, const float* v_scale, int count,
+                              Out* out) {
   for (int d = 0; d < count; ++d) {
     from_float((256.0f * static_cast<float>(high[d]) + static_cast<float>(low[d])) * (scale * v_scale[d]), out[d]);
   }
+}
+
+template <class Out>
+PYPROD_INLINE void write_row(const int32_t* high, const int32_t* low, float scale, const float* v_scale, int count,
+                             Out* out) {
+  if (count == kPanel) return write_some(high, low, scale, v_scale, kPanel, out);  // no loop remainder
+  write_some(high, low, scale, v_scale, count, out);
 }
 
 // What the block of rows is computed in; cut from one piece of scratch.
@@ -158,7 +165,7 @@ class Block {
     Loops::quantize_rows(x, rows_, h_.depth, q, stride, b_.q_scale);
     for (int r = 0; r < rows_; ++r) {
       if (!b_.takes_int8) path_.prepare(q + r * stride, h_.depth, b_.q + r * b_.q_stride);
-      b_.q_scale[r] *= h_.scale * kLog2E;
+      b_.q_scale[r] *= h_.scale * kScoreUnit;
       const int64_t seen = h_.causal ? std::min(h_.keys, token_[r] + 1) : h_.keys;
       const bool bias =
           shared_.bias ? shared_.finite : mask_bias(h_.mask, head_[r], token_[r], seen, width(), b_.bias + r * width());
@@ -237,7 +244,11 @@ PYPROD_INLINE void attend(const Head& h, const int8_gemm::Path& path, char* scra
   std::memset(b.byte_rows, 0, static_cast<size_t>(kPanel * b.depth));
   pack_keys<Loops>(h.k, h.type, h.keys, h.depth, b.depth, !b.takes_int8, b.mean, {b.floats, b.byte_rows}, b.keys,
                    b.k_scale);
-  pack_values(h.v, h.type, h.keys, h.depth, b.value_keys, b.values, b.v_scale);
+  if (b.takes_int8) {
+    pack_values<false>(h.v, h.type, h.keys, h.depth, b.value_keys, b.values, b.v_scale);
+  } else {
+    pack_values<true>(h.v, h.type, h.keys, h.depth, b.value_keys, b.values, b.v_scale);
+  }
   std::memset(b.q, 0, static_cast<size_t>(path.tile_rows * b.q_stride));
   Shared shared{!h.causal && h.mask.head_stride == 0 && h.mask.query_stride == 0, true, 0.0f};
   if (shared.bias) shared.finite = mask_bias(h.mask, 0, 0, h.keys, b.panels * kPanel, b.bias);

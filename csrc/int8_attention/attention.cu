@@ -59,7 +59,7 @@ struct Row {
   int token;
   bool there;
   int seen;       // keys
-  float scale;    // of its scores, log2 e included
+  float scale;    // of its scores, kScoreUnit included
   bool finite;    // so far
   float top;      // the largest score
   int32_t total;  // of its weights
@@ -71,9 +71,9 @@ __device__ __forceinline__ float bias_of(const CudaAttention& a, const char* mas
   if (a.mask.kind == MaskKind::none) return 0.0f;
   const char* at = mask + (row.token * a.mask.query_stride + key * a.mask.key_stride) * a.mask.item_size;
   if (a.mask.kind == MaskKind::boolean) return *at != 0 ? 0.0f : -kInfinity;
-  if (a.mask.type == Float::f32) return *reinterpret_cast<const float*>(at) * kLog2E;
-  if (a.mask.type == Float::bf16) return to_float(*reinterpret_cast<const BFloat16*>(at)) * kLog2E;
-  return to_float(*reinterpret_cast<const Float16*>(at)) * kLog2E;
+  if (a.mask.type == Float::f32) return *reinterpret_cast<const float*>(at) * kScoreUnit;
+  if (a.mask.type == Float::bf16) return to_float(*reinterpret_cast<const BFloat16*>(at)) * kScoreUnit;
+  return to_float(*reinterpret_cast<const Float16*>(at)) * kScoreUnit;
 }
 
 template <class T, int kDepth>
@@ -147,7 +147,7 @@ class Attend {
       row.there = first_ + at < a_.queries;
       row.token = row.there ? static_cast<int>(first_) + at : 0;
       row.seen = a_.causal && row.token + 1 < keys ? row.token + 1 : keys;
-      row.scale = tiles_.scales[at] * (a_.scale * kLog2E);
+      row.scale = tiles_.scales[at] * (a_.scale * kScoreUnit);
       const float bound = row.scale * score_top_;
       row.finite = (bound < 0 ? -bound : bound) < kInfinity;
       row.top = -kInfinity;
@@ -250,7 +250,7 @@ class Attend {
         for (int i = 0; i < 4; ++i) {
           Row& row = rows_[i / 2];
           const bool weighed = row.finite && row.top > -kInfinity;
-          const int32_t weight = weighed ? weight_of(scores[j][i] - row.top) : 0;
+          const int32_t weight = weighed ? weight_of(row.top - scores[j][i]) : 0;
           row.total += weight;
           const int word = j / 2 * 2 + i / 2, shift = 8 * (j % 2 * 2 + i % 2);
           high[word] |= (static_cast<uint32_t>((weight + 128) >> 8) & 255u) << shift;

@@ -16,27 +16,46 @@ namespace {
 struct Loops512 {
   TARGET static void quantize_rows(const float* const* x, int rows, int64_t depth, int8_t* q, int64_t stride,
                                    float* scale) {
-    const int64_t whole = depth / 64 * 64;
-    const __mmask64 all = ~__mmask64{0}, rest = (__mmask64{1} << (depth - whole)) - 1;
-    alignas(64) int32_t top[kPanel];
-    for (int r = 0; r < rows; ++r) {
-      __m512i tops[4] = {};
-      for (int64_t d = 0; d < whole; d += 64) int8_gemm::fold_magnitudes(x[r] + d, all, tops);
-      if (rest != 0) int8_gemm::fold_magnitudes(x[r] + whole, rest, tops);
-      top[r] = _mm512_reduce_max_epi32(
-          _mm512_max_epi32(_mm512_max_epi32(tops[0], tops[1]), _mm512_max_epi32(tops[2], tops[3])));
+    alignas(64) float inverse[kPanel];
+    for (int r = 0; r < rows; r += 16) {
+      scales_of(largest_of_rows(x + r, std::min(rows - r, 16), depth), rows - r, scale + r, inverse + r);
     }
-    float inverse[kPanel];
+    const int64_t whole = depth / 64 * 64, rest = depth - whole;
     for (int r = 0; r < rows; ++r) {
-      scale[r] = row_scale(top[r]);
-      inverse[r] = 1.0f / scale[r];
-    }
-    for (int r = 0; r < rows; ++r, q += stride) {
       const __m512 by = _mm512_set1_ps(inverse[r]);
       for (int64_t d = 0; d < whole; d += 64) {
-        _mm512_storeu_si512(q + d, int8_gemm::quantize_64<0>(x[r] + d, all, by));
+        _mm512_storeu_si512(q + r * stride + d, int8_gemm::quantize_64<0>(x[r] + d, ~__mmask64{0}, by));
       }
-      if (rest != 0) _mm512_mask_storeu_epi8(q + whole, rest, int8_gemm::quantize_64<0>(x[r] + whole, rest, by));
+      if (rest <= 32) continue;
+      const __mmask64 mask = (__mmask64{1} << rest) - 1;
+      _mm512_mask_storeu_epi8(q + r * stride + whole, mask, int8_gemm::quantize_64<0>(x[r] + whole, mask, by));
+    }
+    if (rest == 0 || rest > 32) return;
+    const __mmask32 mask = static_cast<__mmask32>((uint64_t{1} << rest) - 1);
+    for (int r = 0; r < rows; r += 2) {
+      const int other = std::min(r + 1, rows - 1);
+      const __m512i bytes = two_halves(x[r] + whole, x[other] + whole, mask, inverse[r], inverse[other]);
+      _mm256_mask_storeu_epi8(q + r * stride + whole, mask, _mm512_castsi512_si256(bytes));
+      _mm256_mask_storeu_epi8(q + other * stride + whole, mask, _mm512_extracti64x4_epi64(bytes, 1));
+    }
+  }
+
+  // Four rows of 16 bytes, one from each quarter, are a vector: transposed within its lanes, the quarters are in order.
+  TARGET static void interleave(const int8_t* q, int64_t stride, int rows, int64_t words, int8_t* to) {
+    if (rows < kPanel || words % 4 != 0) return Loops::interleave(q, stride, rows, words, to);
+    for (int64_t w = 0; w < words; w += 4, q += 16) {
+      for (int half = 0; half < 2; ++half) {
+        const int8_t* from = q + 16 * half * stride;
+        const __m512i a = quarters(from, 4 * stride), b = quarters(from + stride, 4 * stride);
+        const __m512i c = quarters(from + 2 * stride, 4 * stride), d = quarters(from + 3 * stride, 4 * stride);
+        const __m512i ab0 = _mm512_unpacklo_epi32(a, b), ab2 = _mm512_unpackhi_epi32(a, b);
+        const __m512i cd0 = _mm512_unpacklo_epi32(c, d), cd2 = _mm512_unpackhi_epi32(c, d);
+        int8_t* at = to + w * int8_gemm::kRowBytes + 64 * half;
+        _mm512_storeu_si512(at, _mm512_unpacklo_epi64(ab0, cd0));
+        _mm512_storeu_si512(at + int8_gemm::kRowBytes, _mm512_unpackhi_epi64(ab0, cd0));
+        _mm512_storeu_si512(at + 2 * int8_gemm::kRowBytes, _mm512_unpacklo_epi64(ab2, cd2));
+        _mm512_storeu_si512(at + 3 * int8_gemm::kRowBytes, _mm512_unpackhi_epi64(ab2, cd2));
+      }
     }
   }
 
@@ -62,33 +81,107 @@ struct Loops512 {
 
   TARGET static int32_t weigh(const float* scores, int64_t count, float maximum, int8_t* high, int8_t* low) {
     const __m512 top = _mm512_set1_ps(maximum);
+    const __m512i one = _mm512_set1_epi16(1);
     __m512i total = _mm512_setzero_si512();
     for (int64_t j = 0; j < count; j += 64) {
-      const __m512i a = weights_of(scores + j, top), b = weights_of(scores + j + 16, top);
-      const __m512i c = weights_of(scores + j + 32, top), d = weights_of(scores + j + 48, top);
-      total = _mm512_add_epi32(total, _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d)));
-      store_bytes(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d), count - j, high + j, low + j);
+      const __m512i a = weights_of(scores + j, top), b = weights_of(scores + j + 32, top);
+      total = _mm512_add_epi32(total, _mm512_add_epi32(_mm512_madd_epi16(a, one), _mm512_madd_epi16(b, one)));
+      store_bytes(a, b, count - j, high + j, low + j);
     }
     return _mm512_reduce_add_epi32(total);
   }
 
  private:
+  // The largest magnitude_bits() of each of 16 rows, 0 of those that are not there.
+  TARGET PYPROD_INLINE static __m512i largest_of_rows(const float* const* x, int rows, int64_t depth) {
+    __m512i top[16];
+    const __mmask16 rest = static_cast<__mmask16>((1 << depth % 16) - 1);
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; ++r) {
+      top[r] = _mm512_setzero_si512();
+      if (r >= rows) continue;
+      int64_t d = 0;
+      for (; d + 16 <= depth; d += 16) top[r] = _mm512_max_epi32(top[r], magnitudes(x[r] + d, 0xffff));
+      if (rest != 0) top[r] = _mm512_max_epi32(top[r], magnitudes(x[r] + d, rest));
+    }
+    return maxima(top);
+  }
+
+  TARGET PYPROD_INLINE static __m512i magnitudes(const float* x, __mmask16 mask) {
+    return _mm512_and_si512(_mm512_maskz_loadu_epi32(mask, x), _mm512_set1_epi32(0x7fffffff));
+  }
+
+  // The largest element of each of 16 vectors: rows are folded while they are transposed.
+  TARGET PYPROD_INLINE static __m512i maxima(const __m512i (&x)[16]) {
+    __m512i eight[8], four[4];
+    for (int i = 0; i < 8; ++i) {
+      eight[i] =
+          _mm512_max_epi32(_mm512_shuffle_i32x4(x[i], x[i + 8], 0x44), _mm512_shuffle_i32x4(x[i], x[i + 8], 0xee));
+    }
+    for (int i = 0; i < 4; ++i) {  // lanes: rows i, i + 8, i + 4, i + 12
+      four[i] = _mm512_max_epi32(_mm512_shuffle_i32x4(eight[i], eight[i + 4], 0x88),
+                                 _mm512_shuffle_i32x4(eight[i], eight[i + 4], 0xdd));
+    }
+    const __m512i a =
+        _mm512_max_epi32(_mm512_unpacklo_epi32(four[0], four[1]), _mm512_unpackhi_epi32(four[0], four[1]));
+    const __m512i b =
+        _mm512_max_epi32(_mm512_unpacklo_epi32(four[2], four[3]), _mm512_unpackhi_epi32(four[2], four[3]));
+    const __m512i all = _mm512_max_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    return _mm512_shuffle_i32x4(all, all, 0xd8);
+  }
+
+  // round_scaled() of up to 32 floats of each of two rows, as bytes.
+  TARGET PYPROD_INLINE static __m512i two_halves(const float* a, const float* b, __mmask32 mask, float by_a,
+                                                 float by_b) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __mmask16 low = static_cast<__mmask16>(mask), high = static_cast<__mmask16>(mask >> 16);
+    const __m512i first = _mm512_packs_epi32(rounded(a, low, by_a), rounded(a + 16, high, by_a));
+    const __m512i second = _mm512_packs_epi32(rounded(b, low, by_b), rounded(b + 16, high, by_b));
+    return _mm512_permutexvar_epi32(order, _mm512_packs_epi16(first, second));
+  }
+
+  TARGET PYPROD_INLINE static __m512i rounded(const float* x, __mmask16 mask, float by) {
+    const __m512 shifted =
+        _mm512_add_ps(_mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x), _mm512_set1_ps(by)), _mm512_set1_ps(12582912.0f));
+    return _mm512_sub_epi32(_mm512_castps_si512(shifted), _mm512_set1_epi32(0x4b400000));
+  }
+
+  // row_scale() of up to 16 rows, and 1 / it.
+  TARGET PYPROD_INLINE static void scales_of(__m512i top, int rows, float* scale, float* inverse) {
+    const __m512 ratio = _mm512_div_ps(_mm512_castsi512_ps(top), _mm512_set1_ps(127.0f));
+    const __mmask16 finite = _mm512_cmplt_epi32_mask(top, _mm512_set1_epi32(0x7f800000));
+    const __m512i scales = _mm512_mask_mov_epi32(_mm512_set1_epi32(0x7fc00000), finite,
+                                                 _mm512_castps_si512(_mm512_max_ps(ratio, _mm512_set1_ps(FLT_MIN))));
+    _mm512_mask_storeu_epi32(scale, static_cast<__mmask16>(rows >= 16 ? 0xffff : (1 << rows) - 1), scales);
+    _mm512_store_ps(inverse, _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_castsi512_ps(scales)));
+  }
+
+  // 16 bytes of each of four rows.
+  TARGET PYPROD_INLINE static __m512i quarters(const int8_t* q, int64_t stride) {
+    const __m512i first = _mm512_castsi128_si512(_mm_loadu_si128(reinterpret_cast<const __m128i*>(q)));
+    const __m512i two = _mm512_inserti32x4(first, _mm_loadu_si128(reinterpret_cast<const __m128i*>(q + stride)), 1);
+    const __m512i three = _mm512_inserti32x4(two, _mm_loadu_si128(reinterpret_cast<const __m128i*>(q + 2 * stride)), 2);
+    return _mm512_inserti32x4(three, _mm_loadu_si128(reinterpret_cast<const __m128i*>(q + 3 * stride)), 3);
+  }
+
   TARGET PYPROD_INLINE static __m512 score_of(__m512i sums, __m512 scale, const float* k_scale, const float* bias) {
     const __m512 both = _mm512_mul_ps(scale, _mm512_loadu_ps(k_scale));
     return _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), both), _mm512_loadu_ps(bias));
   }
 
-  // weight_of() of 16 scores.
+  // weight_of() of 32 scores; packing puts fours of the first 16 and of the second in turn.
   TARGET PYPROD_INLINE static __m512i weights_of(const float* scores, __m512 top) {
-    const __m512 t = _mm512_max_ps(_mm512_sub_ps(_mm512_loadu_ps(scores), top), _mm512_set1_ps(-20.0f));
-    const __m512 shifted = _mm512_add_ps(t, _mm512_set1_ps(12582912.0f));
-    const __m512 f = _mm512_reduce_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);  // t - round(t)
-    __m512 p = _mm512_mul_ps(f, _mm512_set1_ps(kPolynomial[3]));
-    p = _mm512_mul_ps(_mm512_add_ps(p, _mm512_set1_ps(kPolynomial[2])), f);
-    p = _mm512_mul_ps(_mm512_add_ps(p, _mm512_set1_ps(kPolynomial[1])), f);
-    p = _mm512_add_ps(p, _mm512_set1_ps(kPolynomial[0]));
-    const __m512i power = _mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(shifted), 23));
-    return _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_castsi512_ps(power), _mm512_set1_ps(kTopWeight)));
+    const __m512i steps = _mm512_packus_epi32(steps_below(scores, top), steps_below(scores + 16, top));
+    const __m512i x = _mm512_and_si512(_mm512_slli_epi16(steps, 15 - kOctaveBits), _mm512_set1_epi16(0x7fff));
+    __m512i p = _mm512_set1_epi16(kPolynomial[3]);
+#pragma GCC unroll 3
+    for (int i = 2; i >= 0; --i) p = _mm512_sub_epi16(_mm512_set1_epi16(kPolynomial[i]), _mm512_mulhrs_epi16(x, p));
+    const __m512i twice = _mm512_srlv_epi16(_mm512_add_epi16(p, p), _mm512_srli_epi16(steps, kOctaveBits));
+    return _mm512_avg_epu16(twice, _mm512_setzero_si512());
+  }
+
+  TARGET PYPROD_INLINE static __m512i steps_below(const float* scores, __m512 top) {
+    return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_sub_ps(top, _mm512_loadu_ps(scores)), _mm512_set1_ps(65535.0f)));
   }
 
   // The high and low bytes of 64 weights, or of 32 when fewer are `left`. Packing works within 128-bit lanes: words of

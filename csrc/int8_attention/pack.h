@@ -5,7 +5,7 @@
 
 #include "common/quantize.h"
 #include "int8_attention/head.h"
-#include "int8_gemm/layout.h"
+#include "int8_attention/loops.h"
 
 // Keys and values of a head, quantized and laid out as packed weights (int8_gemm/layout.h), so that the tiles of
 // int8_gemm multiply them.
@@ -33,16 +33,39 @@ PYPROD_INLINE const float* floats(Float type, const char* from, int64_t count, f
   return buffer;
 }
 
+// Adds `count` floats to `sum`.
+PYPROD_INLINE void add_to(const float* row, int64_t count, float* sum) {
+  for (int64_t c = 0; c < count; ++c) sum[c] += row[c];
+}
+
 // The mean key. Softmax does not see what is subtracted from every key, and channels that are far from 0 for all
-// tokens, as in most models, take the int8 range from the others (SageAttention, arXiv 2410.02367).
-PYPROD_INLINE void mean_row(const Rows& k, Float type, int64_t keys, int64_t depth, float* buffer, float* mean) {
-  std::memset(mean, 0, static_cast<size_t>(depth) * sizeof(float));
-  for (int64_t t = 0; t < keys; ++t) {
-    const float* row = floats(type, k.row(t), depth, buffer);
-    for (int64_t d = 0; d < depth; ++d) mean[d] += row[d];
-  }
+// tokens, as in most models, take the int8 range from the others (SageAttention, arXiv 2410.02367). A panel's width of
+// channels at a time: their sums stay in registers, and the count is a constant, so that no loop has a remainder.
+PYPROD_INLINE void mean_row(const Rows& k, Float type, int64_t keys, int64_t depth, float* mean) {
+  const int64_t item = type == Float::f32 ? 4 : 2;
   const float inverse = 1.0f / static_cast<float>(keys);
-  for (int64_t d = 0; d < depth; ++d) mean[d] *= inverse;
+  for (int64_t first = 0; first < depth; first += kPanel) {
+    const int64_t count = std::min<int64_t>(kPanel, depth - first);
+    float buffer[kPanel], sum[kPanel] = {};
+    for (int64_t t = 0; t < keys; ++t) {
+      const float* row = floats(type, k.row(t) + first * item, count, buffer);
+      if (count == kPanel) {
+        add_to(row, kPanel, sum);
+      } else {
+        add_to(row, count, sum);
+      }
+    }
+    for (int64_t c = 0; c < count; ++c) mean[first + c] = sum[c] * inverse;
+  }
+}
+
+// key - mean, a panel's width at a time.
+PYPROD_INLINE void center(const float* key, const float* mean, int64_t depth, float* to) {
+  int64_t d = 0;
+  for (; d + kPanel <= depth; d += kPanel) {
+    for (int c = 0; c < kPanel; ++c) to[d + c] = key[d + c] - mean[d + c];
+  }
+  for (; d < depth; ++d) to[d] = key[d] - mean[d];
 }
 
 // Room for a panel of rows: as floats, and quantized.
@@ -56,25 +79,21 @@ struct RowBuffers {
 template <class Loops>
 PYPROD_INLINE void pack_keys(const Rows& k, Float type, int64_t keys, int64_t depth, int64_t padded_depth,
                              bool compensate, float* mean, const RowBuffers& buffers, int8_t* packed, float* scale) {
-  constexpr int64_t kPanel = int8_gemm::kPanel;
   const int64_t words = int8_gemm::ceil_div(depth, 4), panels = int8_gemm::ceil_div(keys, kPanel);
-  mean_row(k, type, keys, depth, buffers.floats, mean);
+  mean_row(k, type, keys, depth, mean);
   std::memset(packed, 0, static_cast<size_t>(panels * int8_gemm::panel_bytes(padded_depth)));
   for (int64_t t = 0; t < panels * kPanel; ++t) scale[t] = 0.0f;
   for (int64_t first = 0; first < keys; first += kPanel, packed += int8_gemm::panel_bytes(padded_depth)) {
-    const int count = static_cast<int>(std::min(kPanel, keys - first));
+    const int count = static_cast<int>(std::min<int64_t>(kPanel, keys - first));
     const float* rows[kPanel];
     for (int j = 0; j < count; ++j) {
       float* row = buffers.floats + j * depth;
       const float* key = floats(type, k.row(first + j), depth, row);
-      for (int64_t d = 0; d < depth; ++d) row[d] = key[d] - mean[d];
+      center(key, mean, depth, row);
       rows[j] = row;
     }
     Loops::quantize_rows(rows, count, depth, buffers.q, padded_depth, scale + first);
-    for (int64_t w = 0; w < words; ++w) {
-      int8_t* to = packed + (1 + w) * int8_gemm::kRowBytes;
-      for (int j = 0; j < count; ++j) std::memcpy(to + 4 * j, buffers.q + j * padded_depth + 4 * w, 4);
-    }
+    Loops::interleave(buffers.q, padded_depth, count, words, packed + int8_gemm::kRowBytes);
     if (!compensate) continue;
     for (int j = 0; j < count; ++j) {
       int32_t sum = 0;
@@ -85,34 +104,44 @@ PYPROD_INLINE void pack_keys(const Rows& k, Float type, int64_t keys, int64_t de
   }
 }
 
-// Four tokens of up to 32 channels, scaled and rounded: one row of a panel; adds to the channels' sums. Unsigned: a
-// channel that holds a NaN, whose scale is NaN whatever its sum, may wrap.
+// Four tokens of up to 32 channels, scaled and rounded: one row of a panel; if the path needs them, adds to the
+// channels' sums. Unsigned: a channel that holds a NaN, whose scale is NaN whatever its sum, may wrap.
+template <bool kCompensate>
 PYPROD_INLINE void pack_four(const float* const (&rows)[4], int64_t count, const float* inverse, uint32_t* sums,
                              uint32_t* to) {
   for (int64_t c = 0; c < count; ++c) {
     const uint32_t a = round_scaled(rows[0][c], inverse[c]), b = round_scaled(rows[1][c], inverse[c]);
     const uint32_t e = round_scaled(rows[2][c], inverse[c]), f = round_scaled(rows[3][c], inverse[c]);
-    sums[c] += a + b + e + f;
+    if constexpr (kCompensate) sums[c] += a + b + e + f;
     to[c] = (a & 255) | (b & 255) << 8 | (e & 255) << 16 | f << 24;
   }
 }
 
+// Folds the magnitude_bits() of a row into each channel's largest.
+PYPROD_INLINE void fold_magnitudes(const float* row, int64_t count, int32_t* top) {
+  for (int64_t c = 0; c < count; ++c) {
+    const int32_t bits = magnitude_bits(row[c]);
+    top[c] = bits > top[c] ? bits : top[c];
+  }
+}
+
 // Panels [depth / 32][1 + padded_keys / 4][32][4] and a scale per channel (1 where there is none).
+template <bool kCompensate>
 PYPROD_INLINE void pack_values(const Rows& v, Float type, int64_t keys, int64_t depth, int64_t padded_keys,
                                int8_t* packed, float* scale) {
-  constexpr int64_t kPanel = int8_gemm::kPanel;
   const int64_t item = type == Float::f32 ? 4 : 2;
   std::memset(packed, 0, static_cast<size_t>(int8_gemm::ceil_div(depth, kPanel) * int8_gemm::panel_bytes(padded_keys)));
   for (int64_t first = 0; first < depth; first += kPanel, packed += int8_gemm::panel_bytes(padded_keys)) {
-    const int64_t count = std::min(kPanel, depth - first);
+    const int64_t count = std::min<int64_t>(kPanel, depth - first);
     int32_t top[kPanel] = {};
     float inverse[kPanel], buffers[4][kPanel];
     const float zeros[kPanel] = {};
     for (int64_t t = 0; t < keys; ++t) {
       const float* row = floats(type, v.row(t) + first * item, count, buffers[0]);
-      for (int64_t c = 0; c < count; ++c) {
-        const int32_t bits = magnitude_bits(row[c]);
-        top[c] = bits > top[c] ? bits : top[c];
+      if (count == kPanel) {
+        fold_magnitudes(row, kPanel, top);
+      } else {
+        fold_magnitudes(row, count, top);
       }
     }
     for (int c = 0; c < kPanel; ++c) {
@@ -127,11 +156,12 @@ PYPROD_INLINE void pack_values(const Rows& v, Float type, int64_t keys, int64_t 
         rows[i] = t + i < keys ? floats(type, v.row(t + i) + first * item, count, buffers[i]) : zeros;
       }
       if (count == kPanel) {
-        pack_four(rows, kPanel, inverse, sums, to);  // a constant count: no loop remainder
+        pack_four<kCompensate>(rows, kPanel, inverse, sums, to);  // a constant count: no loop remainder
       } else {
-        pack_four(rows, count, inverse, sums, to);
+        pack_four<kCompensate>(rows, count, inverse, sums, to);
       }
     }
+    if constexpr (!kCompensate) continue;
     for (int c = 0; c < kPanel; ++c) sums[c] *= static_cast<uint32_t>(-128);
     std::memcpy(packed, sums, sizeof sums);
   }

@@ -63,7 +63,7 @@ void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t 
 
 TARGET void finish(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc,
                    const int8_t* panel) {
-  finish_tile(e, m, rows, n, cols, acc, panel);
+  finish_tile<8>(e, m, rows, n, cols, acc, panel);
 }
 
 void block(const Block& b, const Epilogue& epilogue) { block_of_tiles(kAvx2, b, epilogue); }

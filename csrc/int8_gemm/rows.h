@@ -25,23 +25,19 @@ PYPROD_INLINE float prepare_quantized_row(Float type, const void* x, int64_t k, 
   return quantize_floats<kOffset>(type, x, k, prepared);
 }
 
-template <Activation A>
-PYPROD_INLINE void activate_all(float* y, int count) {
-  for (int i = 0; i < count; ++i) y[i] = activate<A>(y[i]);
-}
-
+template <int kLanes>
 PYPROD_INLINE void activate_all(Activation activation, float* y, int count) {
   switch (activation) {
     case Activation::none:
       return;
     case Activation::relu:
-      return activate_all<Activation::relu>(y, count);
+      return pyprod::activate_all<Activation::relu, kLanes>(y, count);
     case Activation::gelu:
-      return activate_all<Activation::gelu>(y, count);
+      return pyprod::activate_all<Activation::gelu, kLanes>(y, count);
     case Activation::gelu_tanh:
-      return activate_all<Activation::gelu_tanh>(y, count);
+      return pyprod::activate_all<Activation::gelu_tanh, kLanes>(y, count);
     case Activation::silu:
-      return activate_all<Activation::silu>(y, count);
+      return pyprod::activate_all<Activation::silu, kLanes>(y, count);
   }
 }
 
@@ -117,6 +113,8 @@ PYPROD_INLINE void zero_point_sums(int32_t zero_point, const int8_t* panel, int3
 }
 
 // Four rows at a time: activations are long dependency chains, and only several vectors at once fill the machine.
+// `kLanes`: floats of a vector.
+template <int kLanes>
 PYPROD_INLINE void finish_tile(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc,
                                const int8_t* panel) {
   if (e.store == Store::sums) return store_sums(e, m, rows, n, cols, acc);
@@ -135,7 +133,7 @@ PYPROD_INLINE void finish_tile(const Epilogue& e, int64_t m, int rows, int64_t n
       for (int j = 0; j < kPanel; ++j)
         to[j] = static_cast<float>(from[j] - offset[j]) * (row_scale * scale[j]) + bias[j];
     }
-    activate_all(e.activation, y, group * kPanel);
+    activate_all<kLanes>(e.activation, y, group * kPanel);
     store_tile(e, m + first, group, n, cols, y);
   }
 }

@@ -21,8 +21,8 @@ def add_to(verbs: Any) -> None:
     verb.add_argument("workload", metavar="WORKLOAD", help="a name of `pyprod list`, or path/to/file.py:function")
     verb.add_argument("--recipe", default="base", help="what `pyprod ship` made (default: the model as it is)")
     verb.add_argument(
-        "--format", nargs="+", default=["onnx"], metavar="FORMAT", help="onnx, onnx_fused, onnx_qdq, onnx_static, "
-        "torchscript, aotinductor, safetensors, or all (default: onnx)"
+        "--format", nargs="+", default=["onnx"], metavar="FORMAT", help="onnx, onnx_fused, onnx_native, onnx_qdq, "
+        "onnx_static, torchscript, aotinductor, safetensors, or all (default: onnx)"
     )  # fmt: skip
     verb.add_argument("--out", type=Path, default=Path("exported"), help="folder of the files (default: exported)")
     verb.add_argument("--opset", type=int, help="of ONNX (default: 20)")

@@ -68,6 +68,7 @@ def save(model: onnx.ModelProto, path: Path, external_data: bool | None = None) 
         onnx.save(model, folder / path.name, save_as_external_data=apart, location=f"{path.name}.data")
         onnx.checker.check_model(folder / path.name, full_check=True)
         for part in sorted(folder.iterdir(), reverse=True):  # the graph last: it says that all is there
+            part.chmod(0o644)  # weights of their own are made readable by their owner only
             part.replace(path.with_name(part.name))
     finally:
         shutil.rmtree(folder)

@@ -72,6 +72,7 @@ def test_weights_in_a_file_of_their_own(tmp_path: Path) -> None:
     model, x = seeded(Wide()), (torch.randn(5, 64),)
     deliver(Order(model, x, external_data=True), "onnx", tmp_path / "m.onnx", Check(x, model, shapes=2))
     assert (tmp_path / "m.onnx.data").stat().st_size >= 64 * 64 * 4
+    assert (tmp_path / "m.onnx.data").stat().st_mode & 0o777 == 0o644
     assert (tmp_path / "m.onnx").stat().st_size < 4096
     assert len(onnx_file.load(tmp_path / "m.onnx").graph.initializer) == 2
     (tmp_path / "m.onnx.data").unlink()

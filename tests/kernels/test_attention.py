@@ -23,7 +23,7 @@ SHAPES = [
 def tolerance(v):
     """Of the kernel against its twin, which has the same integers but for ties.
 
-    Weights are 2^t to a relative 7.5e-5 + 1/32639 (polynomial, rounding), scores in float32 to a few 1e-6 of at most
+    Weights are 2^t to a relative 2.9e-4 + 1/32639 (polynomial, rounding), scores in float32 to a few 1e-6 of at most
     some tens: 3e-4 in all of the largest value; a token whose x / scale is a tie in float32 may round the other way,
     which moves a score by 1/127 of its largest product: another 2e-2 of a weight at most, and only there.
     """
