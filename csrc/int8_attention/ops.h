@@ -112,26 +112,48 @@ Tensor attention(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, con
   return checked<kRun>({op, part(q), part(k), part(v), type, score_scale(scale, q.size(3)), causal}, mask, q);
 }
 
+// Heads side by side, all of q, then of k, then of v: how the rows of a merged projection lie.
+struct Heads {
+  int64_t heads, kv_heads;
+  int64_t count() const { return heads + 2 * kv_heads; }
+};
+
+inline void check_heads(const char* op, const Heads& h) {
+  PYPROD_CHECK(h.kv_heads > 0 && h.heads > 0 && h.heads % h.kv_heads == 0, op,
+               ": heads must be a multiple of kv_heads, both positive, got ", h.heads, " and ", h.kv_heads);
+}
+
+// The call that reads q, k and v from `data`, [batch, tokens, heads.count() * depth] by strides in elements; null: a
+// call of its sizes alone.
+inline Call packed_call(const char* op, const void* data, Float type, const Heads& heads, int64_t batch, int64_t tokens,
+                        int64_t depth, int64_t batch_stride, int64_t token_stride, bool causal,
+                        std::optional<double> scale) {
+  const auto piece = [&](int64_t first, int64_t count) {
+    const char* from = static_cast<const char*>(data);
+    if (from != nullptr) from += first * depth * item_size(type);
+    return Part{from, batch, count, tokens, depth, batch_stride, depth, token_stride};
+  };
+  const Part q = piece(0, heads.heads), k = piece(heads.heads, heads.kv_heads);
+  const Part v = piece(heads.heads + heads.kv_heads, heads.kv_heads);
+  return {op, q, k, v, type, score_scale(scale, depth), causal};
+}
+
 template <Run kRun>
 Tensor attention_packed(const Tensor& qkv_in, int64_t heads, int64_t kv_heads, const std::optional<Tensor>& mask,
                         bool causal, std::optional<double> scale) {
   constexpr const char* op = "int8_attention_packed";
   PYPROD_CHECK(qkv_in.dim() == 3, op, ": qkv must be [B, S, (heads + 2 kv_heads) D], got ", shape_text(qkv_in));
   const Float type = check_float(op, "qkv", qkv_in.scalar_type());
-  PYPROD_CHECK(kv_heads > 0 && heads > 0 && heads % kv_heads == 0, op,
-               ": heads must be a multiple of kv_heads, both positive, got ", heads, " and ", kv_heads);
-  const int64_t parts = heads + 2 * kv_heads;
-  PYPROD_CHECK(qkv_in.size(2) % parts == 0, op,
-               ": the last size of qkv must be a multiple of heads + 2 kv_heads = ", parts, ", got ", qkv_in.size(2));
+  const Heads all = {heads, kv_heads};
+  check_heads(op, all);
+  PYPROD_CHECK(qkv_in.size(2) % all.count() == 0, op,
+               ": the last size of qkv must be a multiple of heads + 2 kv_heads = ", all.count(), ", got ",
+               qkv_in.size(2));
   PYPROD_CHECK(qkv_in.size(1) <= kMaxKeys, op, ": qkv must have at most ", kMaxKeys, " tokens, got ", qkv_in.size(1));
   const Tensor qkv = qkv_in.size(2) <= 1 || qkv_in.stride(2) == 1 ? qkv_in : torch::stable::contiguous(qkv_in);
-  const int64_t depth = qkv.size(2) / parts;
-  const auto piece = [&](int64_t first, int64_t count) {
-    const char* data = static_cast<const char*>(qkv.const_data_ptr()) + first * depth * item_size(type);
-    return Part{data, qkv.size(0), count, qkv.size(1), depth, qkv.stride(0), depth, qkv.stride(1)};
-  };
-  const Part q = piece(0, heads), k = piece(heads, kv_heads), v = piece(heads + kv_heads, kv_heads);
-  return checked<kRun>({op, q, k, v, type, score_scale(scale, depth), causal}, mask, qkv);
+  const Call call = packed_call(op, qkv.const_data_ptr(), type, all, qkv.size(0), qkv.size(1),
+                                qkv.size(2) / all.count(), qkv.stride(0), qkv.stride(1), causal, scale);
+  return checked<kRun>(call, mask, qkv);
 }
 
 // Registers the ops for the device that kRun is for.

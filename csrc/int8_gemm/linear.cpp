@@ -39,7 +39,7 @@ Tensor linear_prequantized(const Tensor& q_in, const Tensor& scale, const Tensor
                            const std::optional<StringArgument>& activation, const std::optional<Tensor>& residual_in,
                            std::optional<ScalarType> out_dtype) {
   const Layer layer = {packed, n, k, w_scale, bias, activation, residual_in};
-  const LinearTypes types = check_prequantized(q_in, scale, layer, out_dtype);
+  const LinearTypes types = check_prequantized("int8_linear_prequantized", q_in, scale, layer, out_dtype);
   const int64_t m = rows_of(q_in);
   const Path& isa = path_for(m);
   const Tensor q = plain_rows(q_in);

@@ -66,9 +66,8 @@ inline void check_row_scale(const char* op, const Tensor& q, const Tensor& scale
 }
 
 // Of activations that were quantized row by row before.
-inline LinearTypes check_prequantized(const Tensor& q, const Tensor& scale, const Layer& layer,
+inline LinearTypes check_prequantized(const char* op, const Tensor& q, const Tensor& scale, const Layer& layer,
                                       std::optional<ScalarType> out_dtype) {
-  constexpr const char* op = "int8_linear_prequantized";
   LinearTypes types = {};
   types.out_dtype = out_dtype.value_or(ScalarType::Float);
   check_dtype(op, "q", q, ScalarType::Char);

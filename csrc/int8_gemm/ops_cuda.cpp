@@ -107,7 +107,7 @@ Tensor linear_prequantized(const Tensor& q, const Tensor& scale, const Tensor& p
                            const std::optional<StringArgument>& activation, const std::optional<Tensor>& residual_in,
                            std::optional<ScalarType> out_dtype) {
   const Layer layer = {packed, n, k, w_scale, bias, activation, residual_in};
-  const LinearTypes types = check_prequantized(q, scale, layer, out_dtype);
+  const LinearTypes types = check_prequantized("int8_linear_prequantized", q, scale, layer, out_dtype);
   const OnDevice device("int8_linear_prequantized", q);
   Tensor out = new_output(q, with_last(q, n), types.out_dtype);
   std::optional<Tensor> residual;

@@ -102,15 +102,16 @@ def close(got: Tensor, want: Tensor, tolerance: float) -> bool:
                 "merge": 4,
                 "attention": 2,
                 "norm": 5,
+                "self_attention": 2,
                 "residual": 0,
             },
             {
                 "rms_norm_quantize": 1,
                 "add_rms_norm_quantize": 4,
-                "int8_attention_packed": 2,
+                "int8_self_attention": 2,
                 "silu_mul_quantize": 2,
                 "int8_linear": 2,
-                "int8_linear_prequantized": 7,
+                "int8_linear_prequantized": 5,
             },
         ),
         (

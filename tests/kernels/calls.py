@@ -79,6 +79,16 @@ def int8_attention_packed(rows: int) -> Call:
     return lambda x: kernels.int8_attention_packed(x, 2, 1), torch.randn(rows, 7, 4 * 40)
 
 
+def int8_self_attention(rows: int) -> Call:
+    packed = kernels.pack_weight(torch.randint(-128, 128, (4 * 40, K), dtype=torch.int8))
+    scale, bias = torch.rand(4 * 40) / 100, torch.randn(4 * 40)
+
+    def call(x: Tensor) -> Tensor:
+        return kernels.int8_self_attention(*kernels.quantize_per_token(x), packed, scale, bias, 2, 1)
+
+    return call, torch.randn(rows, 7, K)
+
+
 def int8_conv2d(rows: int) -> Call:
     packed = kernels.pack_conv_weight(torch.randint(-128, 128, (20, 5, 3, 3), dtype=torch.int8))
     scale, bias = torch.rand(20) / 100, torch.randn(20)

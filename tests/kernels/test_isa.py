@@ -28,6 +28,7 @@ OPS = (
     "activation_quantize",
     "int4_linear",
     "attention",
+    "self_attention",
 )
 #: What is the same on every path: tracing, and what threads share out.
 SAME = "not (tracing or opcheck or compile or threads)"
