@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyprod import discover
 from pyprod.export import onnx_file, onnx_runtimes
-from pyprod.export.ledger import layer_of, transposed
+from pyprod.export.ledger import layer_of, module_of
 from pyprod.export.onnx_attention import fuse_attention
 from pyprod.export.order import Order, Reader, Written
 from pyprod.export.program import Traced, trace
@@ -90,17 +90,26 @@ def _lower(model: onnx.ModelProto, source: nn.Module, quantspec: QuantSpec) -> i
     """Make one node of each layer, its bias and its activation, in place."""
     graph, layers, done, count = model.graph, dict(linears(source)), set(), 0
     constants = {tensor.name: tensor for tensor in graph.initializer}
+    weights = constants | {  # a head that shares the embedding's table reads it transposed
+        node.output[0]: constants[node.input[0]]
+        for node in graph.node
+        if node.op_type == "Transpose" and node.input[0] in constants
+    }
     reads = Counter(name for node in graph.node for name in node.input)
     reads.update(value.name for value in graph.output)
     for node in list(graph.node):
-        name = layer_of(node) if node.op_type in ("Gemm", "MatMul") else ""
-        if name not in quantspec.weights or node.input[1] not in constants:
+        if node.op_type not in ("Gemm", "MatMul") or node.input[1] not in weights:
+            continue
+        name = next((name for name in (layer_of(node), module_of(node)) if name in quantspec.weights), None)
+        if name is None:
             continue
         if name not in layers:
             raise Unavailable(f"{name} is no nn.Linear, and our operator is one", "use the format onnx_qdq")
-        chain = list(_chain(graph, node, constants, reads))
-        packed, scale = _integers(name, layers[name], quantspec, numpy_helper.to_array(constants[node.input[1]]))
-        inputs = [node.input[0], *_stored(graph, name, packed, scale), *_bias(chain, constants)]
+        channels = [layers[name].out_features]
+        vectors = {constant for constant, tensor in constants.items() if list(tensor.dims) == channels}
+        chain = list(_chain(graph, node, vectors, reads))
+        packed, scale = _integers(name, layers[name], quantspec, numpy_helper.to_array(weights[node.input[1]]))
+        inputs = [node.input[0], *_stored(graph, name, packed, scale), *_bias(chain, vectors)]
         made = helper.make_node(
             OPERATOR,
             inputs,
@@ -155,13 +164,13 @@ def _in_float(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
 
 
 def _chain(
-    graph: onnx.GraphProto, node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], reads: Counter[str]
+    graph: onnx.GraphProto, node: onnx.NodeProto, vectors: set[str], reads: Counter[str]
 ) -> Iterator[onnx.NodeProto]:
-    """The product, and what of the nodes behind it our operator does as well."""
+    """The product, and what of the nodes behind it our operator does as well; `vectors`: constants of a row's size."""
     yield node
     if node.op_type == "MatMul":
         reader = _only_reader(graph, node, reads)
-        if reader is not None and reader.op_type == "Add" and _bias([node, reader], constants):
+        if reader is not None and reader.op_type == "Add" and _bias([node, reader], vectors):
             node = reader
             yield node
     reader = _only_reader(graph, node, reads)
@@ -175,13 +184,12 @@ def _only_reader(graph: onnx.GraphProto, node: onnx.NodeProto, reads: Counter[st
     return next((other for other in graph.node if node.output[0] in other.input), None)
 
 
-def _bias(chain: list[onnx.NodeProto], constants: dict[str, onnx.TensorProto]) -> list[str]:
+def _bias(chain: list[onnx.NodeProto], vectors: set[str]) -> list[str]:
     """The name of the constant that is added to each row, if there is one."""
     first, names = chain[0], list(chain[0].input[2:])
     if first.op_type == "MatMul" and len(chain) > 1 and chain[1].op_type == "Add":
         names = [name for name in chain[1].input if name != first.output[0]]
-    channels = constants[first.input[1]].dims[0 if transposed(first) else 1]
-    return [name for name in names if name in constants and list(constants[name].dims) == [channels]]
+    return [name for name in names if name in vectors]
 
 
 def _activation(node: onnx.NodeProto) -> str:

@@ -61,6 +61,28 @@ def test_it_computes_what_our_layers_do(rank: int, tmp_path: Path) -> None:
         assert torch.allclose(read((x,)), want, rtol=1e-5, atol=1e-4 * float(want.abs().max()))
 
 
+class Tied(nn.Module):
+    """A head that shares the embedding's table, as language models have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(11, 6), nn.Linear(6, 11, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.embedding(ids))
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (20,)])
+def test_a_weight_that_an_embedding_shares(shape: tuple[int, ...], tmp_path: Path) -> None:
+    model, ids = seeded(Tied()), torch.randint(0, 11, shape)
+    asked = order(model, (ids[:2],))
+    assert onnx_native.write(asked, tmp_path / "m.onnx").facts["layers"] == 1
+    want = convert(copy.deepcopy(model), dynamic_quantspec(model))(ids)
+    for read in onnx_native.readers(asked, tmp_path / "m.onnx").values():
+        assert torch.allclose(read((ids,)), want, rtol=1e-5, atol=1e-4 * float(want.abs().max()))
+
+
 def test_it_is_held_against_the_simulation_and_without_rounding_exactly(tmp_path: Path) -> None:
     model = seeded(Attention())
     asked = Order(model, tokens(2), (SEQUENCE,), quantspec=dynamic_quantspec(model))
