@@ -206,11 +206,11 @@ def _indistinct(record: Record, best: pd.Series[Any], other: pd.Series[Any], pre
     if prefer not in ("latency", "throughput"):
         return False
     first, second = (Candidate.from_id(row["candidate"]) for row in (best, other))
+    baseline = record.baseline(first)
     if prefer == "latency":
-        ratio = statistics.ratio(record.medians(second), record.medians(first))
+        ratio = statistics.ratio(*(record.medians(form) for form in (second, first, baseline)))
     else:
-        rates = [{m.round: m.samples[0] for m in record.of(form, "throughput")} for form in (first, second)]
-        ratio = statistics.ratio(*rates)
+        ratio = statistics.ratio(*(record.rates(form) for form in (first, second, baseline)))
     return not ratio.low > 1
 
 

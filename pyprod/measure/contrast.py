@@ -127,13 +127,12 @@ def _contrast(record: Record, a: Any, b: Any, first: Candidate, second: Candidat
 
 
 def _latency(record: Record, a: Any, b: Any, first: Candidate, second: Candidate) -> Aspect:
-    effect = statistics.ratio(record.medians(first), record.medians(second))
+    effect = statistics.ratio(*(record.medians(form) for form in (first, second, record.baseline(first))))
     return Aspect("latency", "ms", a["latency_p50_ms"], b["latency_p50_ms"], effect, _better(effect, 1.0, "low"))
 
 
 def _throughput(record: Record, a: Any, b: Any, first: Candidate, second: Candidate) -> Aspect:
-    rates = [{m.round: m.samples[0] for m in record.of(form, "throughput")} for form in (first, second)]
-    effect = statistics.ratio(*rates)
+    effect = statistics.ratio(*(record.rates(form) for form in (first, second, record.baseline(first))))
     better = _better(effect, 1.0, "high")
     return Aspect("throughput", "/s", a["throughput_per_s"], b["throughput_per_s"], effect, better)
 

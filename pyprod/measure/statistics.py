@@ -63,7 +63,9 @@ def percentiles(samples: Sequence[float] | Array, at: Sequence[float] = (50, 90,
     return tuple(float(p) for p in np.percentile(np.asarray(samples, dtype=float), at))
 
 
-def ratio(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> Estimate:
+def ratio(
+    numerator: Mapping[int, float], denominator: Mapping[int, float], common: Mapping[int, float] | None = None
+) -> Estimate:
     """Ratio of two forms' latencies from one value per round each, paired by round, with its 95% interval.
 
     Pairing removes the drift that hits both alike. The logarithms of the per-round ratios are averaged by a 20%
@@ -74,14 +76,24 @@ def ratio(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> E
     Args:
         numerator, denominator: by round, a positive number (a median latency). Rounds that only one of them has
             are left out; `Estimate.n` counts the others.
+        common: a form that was measured beside both, such as the baseline. Forms that share too few rounds, as where
+            all together did not fit into memory, are each paired with it, and their errors add up.
     """
-    rounds = sorted(numerator.keys() & denominator.keys())
-    nan = float("nan")
-    if not rounds:
-        return Estimate(nan, nan, nan, 0)
-    mean = trimmed_mean(np.log([numerator[r] / denominator[r] for r in rounds]), TRIM)
+    mean, rounds = _paired(numerator, denominator)
+    if rounds < MIN_ROUNDS and common is not None:
+        (first, of_first), (second, of_second) = _paired(numerator, common), _paired(denominator, common)
+        if min(of_first, of_second) >= MIN_ROUNDS:
+            error = float(np.hypot(first.error, second.error))
+            mean = Mean(first.center - second.center, error, min(first.freedom, second.freedom))
+            rounds = min(of_first, of_second)
     low, value, high = np.exp([mean.bound((1 - CONFIDENCE) / 2), mean.center, mean.bound((1 + CONFIDENCE) / 2)])
-    return Estimate(float(value), float(low), float(high), len(rounds))
+    return Estimate(float(value), float(low), float(high), rounds)
+
+
+def _paired(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> tuple[Mean, int]:
+    """Of the logarithms of the ratios, and how many rounds have both."""
+    rounds = sorted(numerator.keys() & denominator.keys())
+    return trimmed_mean(np.log([numerator[r] / denominator[r] for r in rounds]), TRIM), len(rounds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,21 @@ def test_within_the_noise_the_smaller_one_is_taken() -> None:
     (choice,) = choose(forms, {}, "latency")
     assert choice.chosen == "toy/base/b.int8/cpu/b1/t1"
     assert choice.alike == ("toy/base/a.int8/cpu/b1/t1",)
+
+
+def test_forms_that_were_never_measured_side_by_side_are_told_apart() -> None:
+    """Where not all fit into memory, each batch of forms has rounds of its own, with the baseline in all."""
+
+    def later(found: list[Measurement]) -> list[Measurement]:
+        return [replace(m, round=m.round + ROUNDS) if m.metric in ("latency", "throughput") else m for m in found]
+
+    base = form("eager.fp32", 10)
+    timed = [m for m in later(form("eager.fp32", 10)) if m.metric in ("latency", "throughput")]
+    forms = base + timed + form("fast", 3, size=90) + later(form("slow", 9, size=20))
+    for prefer in ("latency", "throughput"):
+        (choice,) = choose(forms, {}, prefer)
+        assert choice.chosen == "toy/base/fast/cpu/b1/t1"
+        assert choice.alike == ()
 
 
 def test_what_is_not_sure_is_not_chosen() -> None:

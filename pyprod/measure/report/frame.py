@@ -71,6 +71,10 @@ class Record:
             raise PyprodError(f"{candidate.id} has a round twice: report one record at a time")
         return out
 
+    def rates(self, candidate: Candidate) -> dict[int, float]:
+        """Throughput, samples/s, by round."""
+        return {m.round: m.samples[0] for m in self.of(candidate, "throughput")}
+
     def baseline(self, candidate: Candidate) -> Candidate:
         """The candidate that the given one is compared with; it need not have been measured."""
         recipe, backend = BASELINE
