@@ -45,14 +45,20 @@ def test_the_fastest_that_keeps_to_all_demands() -> None:
 
 
 def test_within_the_noise_the_smaller_one_is_taken() -> None:
-    forms = (
-        form("eager.fp32", 10)
-        + form("a.int8", 3.0, noise=0.3, calls=3)
-        + form("b.int8", 3.01, noise=0.3, calls=3, size=20)
-    )
-    (choice,) = choose(forms, {}, "latency")
-    assert choice.chosen == "toy/base/b.int8/cpu/b1/t1"
-    assert choice.alike == ("toy/base/a.int8/cpu/b1/t1",)
+    """One draw in twenty may tell even equals apart: the interval is one of 95%."""
+    taken = 0
+    for _ in range(20):
+        forms = (
+            form("eager.fp32", 10, examples=10)
+            + form("a.int8", 3.0, noise=0.3, calls=3, examples=10)
+            + form("b.int8", 3.01, noise=0.3, calls=3, size=20, examples=10)
+        )
+        (choice,) = choose(forms, {}, "latency")
+        if choice.alike:
+            assert choice.chosen == "toy/base/b.int8/cpu/b1/t1"
+            assert choice.alike == ("toy/base/a.int8/cpu/b1/t1",)
+            taken += 1
+    assert taken >= 13
 
 
 def test_forms_that_were_never_measured_side_by_side_are_told_apart() -> None:

@@ -256,7 +256,7 @@ def test_forms_of_different_rounds_are_compared_by_what_was_beside_both():
     assert missed <= 30
     assert np.isnan(statistics.ratio(first, second).value)
     assert np.isnan(statistics.ratio(first, second, {0: 1.0, 10: 1.0}).value)
-    beside = {r: 1.0 for r in range(10)}
+    beside = dict.fromkeys(range(10), 1.0)
     assert statistics.ratio(first, beside, form) == statistics.ratio(first, beside)
 
 
