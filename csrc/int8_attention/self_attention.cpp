@@ -23,11 +23,11 @@ struct OneThread {
   }
 };
 
-// Rows of activations that were quantized before, and the layer that projects them.
+// Dense rows of activations that were quantized before, and the layer that projects them.
 struct Projection {
   const int8_t* q;
   const float* scale;
-  int64_t stride, n, k;
+  int64_t n, k;
   const int8_t* packed;
   int8_gemm::Epilogue epilogue;
 
@@ -38,7 +38,7 @@ struct Projection {
     int8_gemm::Epilogue finish = epilogue;
     finish.row_scale = scale + first;
     finish.out = to;
-    const auto prepare = [&](int64_t row, void* prepared) { path.prepare(q + (first + row) * stride, k, prepared); };
+    const auto prepare = [&](int64_t row, void* prepared) { path.prepare(q + (first + row) * k, k, prepared); };
     int8_gemm::Driver(threads, path, count, n, k, packed, prepare, finish).run();
   }
 };
@@ -65,7 +65,7 @@ Tensor self_attention(const Tensor& q_in, const Tensor& scale, const Tensor& pac
   if (out.numel() == 0) return out;
   std::optional<Tensor> residual;
   const Projection projection = {
-      static_cast<const int8_t*>(q.const_data_ptr()),      static_cast<const float*>(scale.const_data_ptr()),  k, n, k,
+      static_cast<const int8_t*>(q.const_data_ptr()),      static_cast<const float*>(scale.const_data_ptr()),  n, k,
       static_cast<const int8_t*>(packed.const_data_ptr()), int8_gemm::epilogue_of(layer, types, out, residual)};
   const int64_t threads = num_threads();
   if (batch % threads != 0 && batch < 4 * threads) {  // samples can't be shared out evenly
