@@ -133,17 +133,10 @@ struct Loops512 {
   // round_scaled() of up to 32 floats of each of two rows, as bytes.
   TARGET PYPROD_INLINE static __m512i two_halves(const float* a, const float* b, __mmask32 mask, float by_a,
                                                  float by_b) {
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __mmask16 low = static_cast<__mmask16>(mask), high = static_cast<__mmask16>(mask >> 16);
-    const __m512i first = _mm512_packs_epi32(rounded(a, low, by_a), rounded(a + 16, high, by_a));
-    const __m512i second = _mm512_packs_epi32(rounded(b, low, by_b), rounded(b + 16, high, by_b));
-    return _mm512_permutexvar_epi32(order, _mm512_packs_epi16(first, second));
-  }
-
-  TARGET PYPROD_INLINE static __m512i rounded(const float* x, __mmask16 mask, float by) {
-    const __m512 shifted =
-        _mm512_add_ps(_mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x), _mm512_set1_ps(by)), _mm512_set1_ps(12582912.0f));
-    return _mm512_sub_epi32(_mm512_castps_si512(shifted), _mm512_set1_epi32(0x4b400000));
+    const __m512 first = _mm512_set1_ps(by_a), second = _mm512_set1_ps(by_b);
+    return int8_gemm::pack_64(int8_gemm::round_16(a, low, first), int8_gemm::round_16(a + 16, high, first),
+                              int8_gemm::round_16(b, low, second), int8_gemm::round_16(b + 16, high, second));
   }
 
   // row_scale() of up to 16 rows, and 1 / it.

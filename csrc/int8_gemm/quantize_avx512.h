@@ -30,19 +30,26 @@ PYPROD_AVX512_INLINE void fold_magnitudes(const From* x, __mmask64 mask, __m512i
   }
 }
 
-// round_scaled() of 64 floats as bytes, each xor'ed with kFlip (0x80 adds 128). Packing works within 128-bit lanes.
+// round_scaled() of 16 floats.
+template <class From>
+PYPROD_AVX512_INLINE __m512i round_16(const From* x, __mmask16 mask, __m512 inverse) {
+  const __m512 shifted = load_floats(x, mask) * inverse + _mm512_set1_ps(12582912.0f);
+  return _mm512_sub_epi32(_mm512_castps_si512(shifted), _mm512_set1_epi32(0x4b400000));
+}
+
+// 64 integers as bytes, in their order: packing works within 128-bit lanes.
+PYPROD_AVX512_INLINE __m512i pack_64(__m512i a, __m512i b, __m512i c, __m512i d) {
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_epi32(order, _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d)));
+}
+
+// round_scaled() of 64 floats as bytes, each xor'ed with kFlip (0x80 adds 128).
 template <uint8_t kFlip, class From>
 PYPROD_AVX512_INLINE __m512i quantize_64(const From* x, __mmask64 mask, __m512 inverse) {
-  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   __m512i q[4];
 #pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const __m512 some = load_floats(x + 16 * j, static_cast<__mmask16>(mask >> (16 * j)));
-    const __m512 shifted = some * inverse + _mm512_set1_ps(12582912.0f);
-    q[j] = _mm512_sub_epi32(_mm512_castps_si512(shifted), _mm512_set1_epi32(0x4b400000));
-  }
-  const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
-  return _mm512_xor_si512(_mm512_permutexvar_epi32(order, bytes), _mm512_set1_epi8(static_cast<char>(kFlip)));
+  for (int j = 0; j < 4; ++j) q[j] = round_16(x + 16 * j, static_cast<__mmask16>(mask >> (16 * j)), inverse);
+  return _mm512_xor_si512(pack_64(q[0], q[1], q[2], q[3]), _mm512_set1_epi8(static_cast<char>(kFlip)));
 }
 
 template <uint8_t kFlip, class From>
