@@ -188,7 +188,8 @@ void run_by_tiles(const Conv& conv, const Path& path, int64_t m, const int8_t* x
 void run_conv(const Conv& conv, int64_t images, const int8_t* x, const void* residual, void* out) {
   const int64_t m = images * conv.out.h * conv.out.w, weights = conv.out.c * conv.k();
   if (m == 0 || conv.out.c == 0) return;
-  if (has_direct(conv)) return run_direct(conv, images, x, residual, out);
+  if (has_direct_amx(conv)) return run_direct_amx(conv, images, x, residual, out);
+  if (has_direct_vnni(conv)) return run_direct_vnni(conv, images, x, residual, out);
   const Path& path = int8_gemm::path_for(m);
   if (has_finish_avx512(conv) && weights <= int8_gemm::l2_bytes() / 2) {
     run_by_tiles(conv, path, m, x, residual, out);

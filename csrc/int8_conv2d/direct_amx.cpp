@@ -14,14 +14,13 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "common/amx.h"
 #include "common/isa.h"
 #include "common/parallel.h"
-#include "common/scratch.h"
 #include "int8_conv2d/finish.h"
 #include "int8_conv2d/finish_avx512.h"
+#include "int8_conv2d/lines.h"
 #include "int8_gemm/driver.h"
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-int8,prefer-vector-width=512")))
@@ -71,59 +70,7 @@ struct Cut {
   }
 
   int64_t strips() const { return 2 * pairs; }
-
-  // Whether the packed weight can be read in place: a window's line is a whole number of its words, and of chunks.
-  bool in_place(const Conv& conv) const { return conv.window.kernel_w * conv.in.c == chunks * chunk; }
 };
-
-// Lines of an image with its border, in scratch memory of this thread.
-class Band {
- public:
-  Band(const Conv& conv, const Cut& cut)
-      : conv_(conv), line_(cut.width * conv.in.c), data_(scratch<Rows>(static_cast<size_t>(cut.band_bytes))) {}
-
-  // Copies lines [begin, end), counted with the border. Returns where line 0 would be.
-  const char* copy(const int8_t* image, int64_t begin, int64_t end) {
-    // The border stays for the next image, where a band is all of it.
-    if (begin != begin_ || end != end_)
-      std::memset(data_, conv_.x.zero_point, static_cast<size_t>((end - begin) * line_));
-    begin_ = begin;
-    end_ = end;
-    const int64_t top = conv_.window.pad_h, bytes = conv_.in.w * conv_.in.c;
-    const int64_t last = std::min(end, top + conv_.in.h);
-    for (int64_t y = std::max(begin, top); y < last; ++y) {
-      char* to = data_ + (y - begin) * line_ + conv_.window.pad_w * conv_.in.c;
-      copy_run(reinterpret_cast<int8_t*>(to), image + (y - top) * bytes, bytes);
-    }
-    return data_ - begin * line_;
-  }
-
- private:
-  const Conv& conv_;
-  const int64_t line_;
-  char* const data_;
-  int64_t begin_ = -1, end_ = -1;
-};
-
-// The weights of every panel by kernel line and chunk, in scratch memory, with zeros where a chunk reads bytes of the
-// next pixel; null where they are so in place.
-const int8_t* chunked(const Conv& conv, const Cut& cut) {
-  if (cut.in_place(conv)) return nullptr;
-  const int64_t run = conv.window.kernel_w * conv.in.c, padded = cut.chunks * cut.chunk;
-  const int64_t panels = ceil_div(conv.out.c, kPanel), bytes = conv.window.kernel_h * padded * kPanel;
-  auto* const copy = reinterpret_cast<int8_t*>(scratch<Patch>(static_cast<size_t>(panels * bytes)));
-  std::memset(copy, 0, static_cast<size_t>(panels * bytes));
-  for (int64_t p = 0; p < panels; ++p) {
-    const int8_t* panel = conv.packed + p * int8_gemm::panel_bytes(conv.k()) + kRowBytes;
-    for (int64_t k = 0; k < conv.k(); ++k) {
-      const int64_t to = k / run * padded + k % run;
-      const int8_t* source = panel + kRowBytes * (k / 4) + k % 4;
-      int8_t* target = copy + p * bytes + kRowBytes * (to / 4) + to % 4;
-      for (int n = 0; n < kPanel; ++n) target[4 * n] = source[4 * n];
-    }
-  }
-  return copy;
-}
 
 // Tile registers for one convolution, given back however it ends.
 class Tiles {
@@ -251,9 +198,9 @@ TARGET void strips(const Conv& conv, const Cut& cut, const char* image, int64_t 
   }
 }
 
-// Pairs of strips [begin, end) of one image against every panel. `weights`: as chunked() made them.
-TARGET void pairs(const Conv& conv, const Cut& cut, Band& band, int64_t begin, int64_t end, const int8_t* weights,
-                  const int8_t* x, const void* residual, void* out) {
+// Pairs of strips [begin, end) of one image against every panel. `weights`: as by_lines() made them.
+TARGET void pairs(const Conv& conv, const Cut& cut, Band<CopyRun>& band, int64_t begin, int64_t end,
+                  const int8_t* weights, const int8_t* x, const void* residual, void* out) {
   const Window& w = conv.window;
   const int64_t first = Places(conv, cut, 2 * begin).line(), last = Places(conv, cut, 2 * end - 1).last_line();
   const char* image = band.copy(x, first * w.stride_h, last * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1);
@@ -274,20 +221,20 @@ int64_t bytes_of(Element type) { return type == Element::int8 ? 1 : 4; }
 
 }  // namespace
 
-bool has_direct(const Conv& conv) {
+bool has_direct_amx(const Conv& conv) {
   const int64_t room = int8_gemm::l2_bytes() / 2;
   return isa() == Isa::amx && conv.out.h * conv.out.w >= kFewestPixels && has_finish_avx512(conv) &&
          conv.window.dilation_w == 1 && conv.out.c * conv.k() <= room && Cut(conv).band_bytes <= room;
 }
 
-void run_direct(const Conv& conv, int64_t images, const int8_t* x, const void* residual, void* out) {
+void run_direct_amx(const Conv& conv, int64_t images, const int8_t* x, const void* residual, void* out) {
   const Cut cut(conv);
   const int64_t added = conv.out.size() * bytes_of(conv.residual_type);
   const int64_t written = conv.out.size() * bytes_of(conv.out_type);
   const int64_t grain = ceil_div(kGrain, 2 * kStrip * conv.out.c * conv.k());
   parallel_for(0, images * cut.pairs, grain, [&](int64_t begin, int64_t end) {
-    const int8_t* weights = chunked(conv, cut);
-    Band band(conv, cut);
+    const int8_t* weights = by_lines(conv, cut.chunks * cut.chunk);
+    Band<CopyRun> band(conv, cut.width, cut.band_bytes);
     const Tiles tiles(cut.chunk);
     while (begin < end) {
       const int64_t image = begin / cut.pairs, start = image * cut.pairs;
@@ -306,9 +253,9 @@ void run_direct(const Conv& conv, int64_t images, const int8_t* x, const void* r
 
 namespace pyprod::int8_conv2d {
 
-bool has_direct(const Conv&) { return false; }
+bool has_direct_amx(const Conv&) { return false; }
 
-void run_direct(const Conv&, int64_t, const int8_t*, const void*, void*) {}
+void run_direct_amx(const Conv&, int64_t, const int8_t*, const void*, void*) {}
 
 }  // namespace pyprod::int8_conv2d
 
