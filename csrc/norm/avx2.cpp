@@ -34,7 +34,7 @@ TARGET float sum_of(const float* x, int64_t k, float mean) {
 TARGET float sum(const float* x, int64_t k) { return sum_of<false>(x, k, 0.0f); }
 TARGET float squares(const float* x, int64_t k, float mean) { return sum_of<true>(x, k, mean); }
 
-TARGET void row(const Norm& norm, const Row& row, float* scratch) { run<sum, squares>(norm, row, scratch); }
+TARGET void row(const Norm& norm, const Row& row, float* scratch) { run<Loops<sum, squares>>(norm, row, scratch); }
 
 }  // namespace
 

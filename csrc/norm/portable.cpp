@@ -21,7 +21,7 @@ float sum_of(const float* x, int64_t k, float mean) {
 float sum(const float* x, int64_t k) { return sum_of<false>(x, k, 0.0f); }
 float squares(const float* x, int64_t k, float mean) { return sum_of<true>(x, k, mean); }
 
-void row(const Norm& norm, const Row& row, float* scratch) { run<sum, squares>(norm, row, scratch); }
+void row(const Norm& norm, const Row& row, float* scratch) { run<Loops<sum, squares>>(norm, row, scratch); }
 
 }  // namespace
 

@@ -9,7 +9,7 @@
 #include "norm/path.h"
 #include "norm/sums.h"
 
-// A row from front to back, without intrinsics: each path instantiates it under its own target with its own sums.
+// A row from front to back, without intrinsics: each path instantiates it under its own target with its own loops.
 
 namespace pyprod::norm {
 
@@ -47,8 +47,20 @@ PYPROD_INLINE void write(const float* row, int64_t k, bool stream, float* staged
   copy_out(to, from, k * static_cast<int64_t>(sizeof(T)), stream);
 }
 
-// Of no elements the mean is 0, as their sum.
-PYPROD_INLINE float count_of(int64_t k) { return static_cast<float>(k > 0 ? k : 1); }
+// An RMS norm's v = h * weight, made again where it is needed; without a weight, h.
+template <bool kWeight>
+struct Product {
+  const float *h, *weight;
+
+  PYPROD_INLINE float at(int64_t i) const { return kWeight ? h[i] * weight[i] : h[i]; }
+
+  // The largest magnitude_bits() of elements [from, to).
+  PYPROD_INLINE int32_t operator()(int64_t from, int64_t to) const {
+    int32_t top = 0;
+    for (int64_t i = from; i < to; ++i) top = larger(top, magnitude_bits(at(i)));
+    return top;
+  }
+};
 
 // A layer norm's y of elements [from, to); returns their largest magnitude_bits().
 template <bool kWeight, bool kBias>
@@ -71,54 +83,70 @@ struct Normalize {
   }
 };
 
-template <class T, auto kSum, auto kSquares>
-PYPROD_INLINE void layer_norm(const Norm& norm, const Row& row, const float* h, float* y, float* staged) {
-  const int64_t k = norm.k;
-  const float count = count_of(k), mean = kSum(h, k) / count;
-  const float factor = 1.0f / std::sqrt(kSquares(h, k, mean) / count + norm.eps);
-  int32_t top;
-  if (norm.bias != nullptr) {
-    top = largest<T>(k, row.next_x, row.next_residual, Normalize<true, true>{norm, h, mean, factor, y});
-  } else if (norm.weight != nullptr) {
-    top = largest<T>(k, row.next_x, row.next_residual, Normalize<true, false>{norm, h, mean, factor, y});
-  } else {
-    top = largest<T>(k, row.next_x, row.next_residual, Normalize<false, false>{norm, h, mean, factor, y});
+// What is done to the elements of a row, vectorized by the compiler; a path may have its own.
+template <float (*kSum)(const float* x, int64_t k), float (*kSquares)(const float* x, int64_t k, float mean)>
+struct Loops {
+  // In the order of sums.h; squares: of (x - mean).
+  static PYPROD_INLINE float sum(const float* x, int64_t k) { return kSum(x, k); }
+  static PYPROD_INLINE float squares(const float* x, int64_t k, float mean) { return kSquares(x, k, mean); }
+
+  // A layer norm's y; returns their largest magnitude_bits().
+  template <class T, bool kWeight, bool kBias>
+  static PYPROD_INLINE int32_t normalize(const Norm& norm, const Row& row, const float* h, float mean, float factor,
+                                         float* y) {
+    return largest<T>(norm.k, row.next_x, row.next_residual, Normalize<kWeight, kBias>{norm, h, mean, factor, y});
   }
-  if (row.normalized != nullptr) write<T>(y, k, norm.stream, staged, row.normalized);
-  if (row.scale != nullptr) *row.scale = quantize_values(Values<float>{y}, k, top, row.q);
-}
 
-// An RMS norm's v = h * weight, made again where it is needed.
-template <bool kWeight>
-struct Product {
-  const float *h, *weight;
+  // The largest magnitude_bits() of h * weight, or of h.
+  template <class T, bool kWeight>
+  static PYPROD_INLINE int32_t largest_of(const Norm& norm, const Row& row, const float* h) {
+    return largest<T>(norm.k, row.next_x, row.next_residual, Product<kWeight>{h, norm.weight});
+  }
 
-  PYPROD_INLINE float at(int64_t i) const { return kWeight ? h[i] * weight[i] : h[i]; }
-
-  PYPROD_INLINE int32_t operator()(int64_t from, int64_t to) const {
-    int32_t top = 0;
-    for (int64_t i = from; i < to; ++i) top = larger(top, magnitude_bits(at(i)));
-    return top;
+  // Quantizes h * weight, or h; returns the scale (common/quantize.h).
+  template <bool kWeight>
+  static PYPROD_INLINE float quantize(const float* h, const float* weight, int64_t k, int32_t top, int8_t* q) {
+    return quantize_values(Product<kWeight>{h, weight}, k, top, q);
   }
 };
 
-template <class T, auto kSquares, bool kWeight>
+// Of no elements the mean is 0, as their sum.
+PYPROD_INLINE float count_of(int64_t k) { return static_cast<float>(k > 0 ? k : 1); }
+
+template <class L, class T>
+PYPROD_INLINE void layer_norm(const Norm& norm, const Row& row, const float* h, float* y, float* staged) {
+  const int64_t k = norm.k;
+  const float count = count_of(k), mean = L::sum(h, k) / count;
+  const float factor = 1.0f / std::sqrt(L::squares(h, k, mean) / count + norm.eps);
+  int32_t top;
+  if (norm.bias != nullptr) {
+    top = L::template normalize<T, true, true>(norm, row, h, mean, factor, y);
+  } else if (norm.weight != nullptr) {
+    top = L::template normalize<T, true, false>(norm, row, h, mean, factor, y);
+  } else {
+    top = L::template normalize<T, false, false>(norm, row, h, mean, factor, y);
+  }
+  if (row.normalized != nullptr) write<T>(y, k, norm.stream, staged, row.normalized);
+  if (row.scale != nullptr) *row.scale = L::template quantize<false>(y, nullptr, k, top, row.q);
+}
+
+template <class L, class T, bool kWeight>
 PYPROD_INLINE void rms_norm(const Norm& norm, const Row& row, const float* h, float* y, float* staged) {
   const int64_t k = norm.k;
-  const float factor = 1.0f / std::sqrt(kSquares(h, k, 0.0f) / count_of(k) + norm.eps);
-  const Product<kWeight> v = {h, norm.weight};
+  const float factor = 1.0f / std::sqrt(L::squares(h, k, 0.0f) / count_of(k) + norm.eps);
   if (row.normalized != nullptr) {
+    const Product<kWeight> v = {h, norm.weight};
     for (int64_t i = 0; i < k; ++i) y[i] = v.at(i) * factor;
     write<T>(y, k, norm.stream, staged, row.normalized);
   }
   if (row.scale != nullptr) {
-    const int32_t top = largest<T>(k, row.next_x, row.next_residual, v);
-    const float scale = quantize_values(v, k, top, row.q) * factor;
+    const int32_t top = L::template largest_of<T, kWeight>(norm, row, h);
+    const float scale = L::template quantize<kWeight>(h, norm.weight, k, top, row.q) * factor;
     *row.scale = scale < FLT_MIN ? FLT_MIN : scale;
   }
 }
 
-template <class T, auto kSum, auto kSquares>
+template <class L, class T>
 PYPROD_INLINE void run_row(const Norm& norm, const Row& row, float* scratch) {
   const int64_t k = norm.k;
   const T* x = static_cast<const T*>(row.x);
@@ -136,23 +164,24 @@ PYPROD_INLINE void run_row(const Norm& norm, const Row& row, float* scratch) {
     load(x, k, scratch);
   }
   if (norm.center) {
-    layer_norm<T, kSum, kSquares>(norm, row, h, y, staged);
+    layer_norm<L, T>(norm, row, h, y, staged);
   } else if (norm.weight != nullptr) {
-    rms_norm<T, kSquares, true>(norm, row, h, y, staged);
+    rms_norm<L, T, true>(norm, row, h, y, staged);
   } else {
-    rms_norm<T, kSquares, false>(norm, row, h, y, staged);
+    rms_norm<L, T, false>(norm, row, h, y, staged);
   }
 }
 
-template <auto kSum, auto kSquares>
+// `L`: Loops, or what stands for it.
+template <class L>
 PYPROD_INLINE void run(const Norm& norm, const Row& row, float* scratch) {
   switch (norm.type) {
     case Float::f32:
-      return run_row<float, kSum, kSquares>(norm, row, scratch);
+      return run_row<L, float>(norm, row, scratch);
     case Float::bf16:
-      return run_row<BFloat16, kSum, kSquares>(norm, row, scratch);
+      return run_row<L, BFloat16>(norm, row, scratch);
     case Float::f16:
-      return run_row<Float16, kSum, kSquares>(norm, row, scratch);
+      return run_row<L, Float16>(norm, row, scratch);
   }
 }
 
