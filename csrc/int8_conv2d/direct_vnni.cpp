@@ -104,10 +104,7 @@ TARGET void multiply(const Reads& reads, const int8_t* weights, const int8_t* st
     for (int64_t k = 0; k < reads.words; ++k, pixels += 4, weights += kRowBytes) {
       __m512i w[kVectors];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) {
-        w[v] = _mm512_loadu_si512(weights + 64 * v);
-        asm("" : "+v"(w[v]));  // or g++ loads it once for each pixel
-      }
+      for (int v = 0; v < kVectors; ++v) w[v] = _mm512_loadu_si512(weights + 64 * v);
 #pragma GCC unroll 10
       for (int r = 0; r < kPixels; ++r) {
         const __m512i x = _mm512_set1_epi32(four_bytes(pixels + r * reads.pixel));

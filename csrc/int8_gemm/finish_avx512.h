@@ -43,9 +43,9 @@ PYPROD_AVX512_INLINE Channels load_channels(const Epilogue& e, int64_t n, int co
 }
 
 template <Activation A>
-PYPROD_AVX512_INLINE __m512 dequantize(const Channels& c, int half, const int32_t* acc, __m512 row_scale) {
-  const __m512i sums = _mm512_sub_epi32(_mm512_loadu_si512(acc + 16 * half), c.offset[half]);
-  return activate<A>(_mm512_cvtepi32_ps(sums) * (row_scale * c.scale[half]) + c.bias[half]);
+PYPROD_AVX512_INLINE __m512 dequantize(const Channels& c, int half, __m512i sums, __m512 row_scale) {
+  const __m512i shifted = _mm512_sub_epi32(sums, c.offset[half]);
+  return activate<A>(_mm512_cvtepi32_ps(shifted) * (row_scale * c.scale[half]) + c.bias[half]);
 }
 
 // quantize_output() of rows.h: the maximum comes first and takes `low` for a NaN.
@@ -67,7 +67,8 @@ PYPROD_AVX512_INLINE void finish_rows(const Epilogue& e, int64_t m, int rows, in
   const Channels c = load_channels(e, n, cols, panel);
   for (int r = 0; r < rows; ++r, acc += kPanel) {
     const __m512 row_scale = _mm512_set1_ps(e.row_scale != nullptr ? e.row_scale[m + r] : e.scale);
-    __m512 y[2] = {dequantize<A>(c, 0, acc, row_scale), dequantize<A>(c, 1, acc, row_scale)};
+    __m512 y[2] = {dequantize<A>(c, 0, _mm512_loadu_si512(acc), row_scale),
+                   dequantize<A>(c, 1, _mm512_loadu_si512(acc + 16), row_scale)};
     if constexpr (kRow == Row::other) {
       alignas(64) float row[kPanel];
       for (int h = 0; h < 2; ++h) _mm512_store_ps(row + 16 * h, y[h]);

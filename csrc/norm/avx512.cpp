@@ -1,4 +1,5 @@
-// AVX512 by hand, 64 elements at a time: sums are folded in registers, integers are packed without a trip through memory.
+// AVX512 by hand, 64 elements at a time: sums are folded in registers, integers are packed without a trip through
+// memory.
 
 #if defined(__x86_64__)
 

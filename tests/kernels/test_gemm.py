@@ -59,6 +59,12 @@ def test_exact_where_k_is_cut(m, n, k, poison):
     assert torch.equal(out[-3:], int8_gemm(a[-3:], packed))
 
 
+def test_a_result_of_more_than_32_mb():
+    """Asked to be in huge pages before it is written."""
+    a, w = int8(4099, 3), int8(2112, 3)
+    assert torch.equal(int8_gemm(a, pack_weight(w)), int8_gemm_reference(a, w))
+
+
 def test_any_strides():
     w = int8(70, 50)
     packed = pack_weight(w)
