@@ -71,6 +71,8 @@ def test_tables_of_the_kernel_suite_are_from_its_newest_record(tmp_path: Path) -
     assert "| linear | 1 | 2.000 \\[2.000, 2.000\\] | 1 of 1 | 2.00 (M=8 768x768) | – |" in made
     assert "results/2026-01-02-abacus-kernels" in made
     assert splice.spliced(made, tmp_path) == made
+    older = splice.spliced(text.replace("kernels:", "kernels@2026-01-01-abacus-kernels:"), tmp_path)
+    assert "| linear | 1 | 4.000 " in older
 
 
 def test_a_cohort_that_nobody_measured_is_no_empty_table(tmp_path: Path) -> None:

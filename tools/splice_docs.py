@@ -2,10 +2,10 @@
 
 A block is a pair of comments, ``<!-- measured: WORKLOAD/DEVICE/bN/tN -->`` and ``<!-- /measured -->``; what stands
 between them is made from ``results/``. ``<!-- measured: kernels:TITLE -->``, with ``~`` for blanks,
-takes those tables of the kernel suite whose titles begin so; ``<!-- measured: gate-study -->`` takes those of the
-newest study of the gate, and every other name those of its study (`_STUDIES`);
-``<!-- measured: records:BASE:HEAD:GLOB -->`` the comparison of two records; ``<!-- measured: forms:WORKLOAD/... -->``
-a cohort that ``pyprod ship`` measured.
+takes those tables of the kernel suite whose titles begin so, ``kernels@RECORD:TITLE`` those of one record;
+``<!-- measured: gate-study -->`` takes those of the newest study of the gate, and every other name those of its
+study (`_STUDIES`); ``<!-- measured: records:BASE:HEAD:GLOB -->`` the comparison of two records;
+``<!-- measured: forms:WORKLOAD/... -->`` a cohort that ``pyprod ship`` measured.
 
 Without arguments it writes; with ``--check`` it fails when a file would change.
 """
@@ -61,9 +61,9 @@ def cohort_table(cohort: str, results: Path, folder: str = "") -> str:
     raise LookupError(f"no record under {results / folder} has measured {cohort}")
 
 
-def kernel_tables(title: str, results: Path) -> str:
-    """Markdown of the kernel suite's tables whose titles begin with `title`, from its newest record."""
-    found = _newest_kernels(_paths(results))
+def kernel_tables(title: str, results: Path, name: str = "") -> str:
+    """Markdown of the kernel suite's tables whose titles begin with `title`, from record `name` or the newest."""
+    found = _newest_kernels((results / name,) if name else _paths(results))
     if found is None:
         return "*Not measured yet.*\n"
     record, frame = found
@@ -141,9 +141,9 @@ def spliced(text: str, results: Path) -> str:
             return _STUDIES[block["cohort"]](results)
         if kind == "forms" and which:
             return cohort_table(which, results, "forms")
-        suite, colon, title = block["cohort"].partition("kernels:")
-        if colon and not suite:
-            return kernel_tables(title.replace("~", " "), results)
+        suite, _, name = kind.partition("@")
+        if suite == "kernels":
+            return kernel_tables(which.replace("~", " "), results, name)
         return cohort_table(block["cohort"], results)
 
     return BLOCK.sub(lambda m: m[1] + "\n" + made(m) + "\n" + m[3], text)

@@ -21,6 +21,10 @@ inline constexpr int64_t kPrepareGrain = 60000;
 // Fewer rows than these are not worth reading weights from L3 for: AMX multiplies a byte of them by 110 rows in that
 // time.
 inline constexpr int64_t kFewestRows = 128;
+// Bytes of weights per nanosecond that each of several threads may read from L3 or memory while it multiplies. Where
+// its rows are so many that it needs no more, it reads all weights, and nothing that another core prepared: two threads
+// of a Zen 4 take 710 instead of 741 us for 512 x 384 x 1536 and 67.6 instead of 73.5 ms for 512 x 14336 x 4096.
+inline constexpr int64_t kSharedBytesPerNanosecond = 5;
 // Rows that are prepared and multiplied at a time where the weights stay in L2.
 inline constexpr int64_t kRowChunk = 64;
 // Bytes of this CPU's L2, a core's own. 1 MB where the system does not say.
@@ -59,14 +63,9 @@ class Driver {
       threads_.run(0, m_, grain(n_, 0), [&](int64_t begin, int64_t end) { row_range(begin, end, panels); });
       return;
     }
-    // The threads share the panels: each weight is read by one core, once for as many rows as half of L2 holds, or as
-    // the path takes when it cuts k.
-    const int64_t fit = l2_bytes() / 2 / stride_;
-    const bool cut_k = path_.cut_rows > 0 && fit < kFewestRows && m_ > fit;
-    const int64_t chunks = ceil_div(m_, cut_k ? path_.cut_rows : std::max<int64_t>(1, fit));
-    const int64_t step = ceil_div(ceil_div(m_, chunks), path_.tile_rows) * path_.tile_rows;
-    char* rows = scratch<Rows>(static_cast<size_t>(std::min(step, m_) * stride_));
-    for (int64_t m = 0; m < m_; m += step) panel_ranges(rows, m, std::min(step, m_ - m), panels, cut_k);
+    const bool many_rows = m_ >= threads * path_.macs_per_nanosecond / kSharedBytesPerNanosecond;
+    if (threads > 1 && many_rows) return share_rows(panels);
+    share_panels(panels);
   }
 
  private:
@@ -96,20 +95,48 @@ class Driver {
     }
   }
 
-  // Rows [m, m + count) against all panels, which the threads share: in blocks of a fifth of L2, which is then read
-  // again for each tile of rows; with `cut_k` the path makes the blocks.
-  void panel_ranges(char* rows, int64_t m, int64_t count, int64_t panels, bool cut_k) const {
+  // Each thread reads all of the weights, and nothing that another one prepared.
+  void share_rows(int64_t panels) const {
+    threads_.run(0, m_, ceil_div(m_, threads_.count()), [&](int64_t begin, int64_t end) {
+      chunks(begin, end, [&](char* rows, int64_t m, int64_t count, bool cut_k) {
+        for (int64_t r = 0; r < count; ++r) prepare_(m + r, rows + r * stride_);
+        blocks(rows, m, count, 0, panels, cut_k);
+      });
+    });
+  }
+
+  // Each weight is read by one core.
+  void share_panels(int64_t panels) const {
     const int64_t row_grain = ceil_div(kPrepareGrain, std::max<int64_t>(1, k_));
-    threads_.run(0, count, row_grain, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) prepare_(m + r, rows + r * stride_);
+    chunks(0, m_, [&](char* rows, int64_t m, int64_t count, bool cut_k) {
+      threads_.run(0, count, row_grain, [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; ++r) prepare_(m + r, rows + r * stride_);
+      });
+      threads_.run(0, panels, grain(count * kPanel, kPanel),
+                   [&](int64_t begin, int64_t end) { blocks(rows, m, count, begin, end, cut_k); });
     });
-    const int64_t step = cut_k ? panels : std::max<int64_t>(1, l2_bytes() / 5 / panel_bytes(k_));
-    threads_.run(0, panels, grain(count * kPanel, kPanel), [&](int64_t begin, int64_t end) {
-      for (int64_t first = begin; first < end; first += step) {
-        const int64_t last = std::min(end, first + step), next = std::min(end, last + step);
-        path_.block({rows, stride_, m, count, packed_, n_, k_, first, last, next, cut_k}, epilogue_);
-      }
-    });
+  }
+
+  // Calls each(rows, m, count, cut_k) for rows [begin, end), as many at a time as half of L2 holds prepared, or as the
+  // path takes when it cuts k; `rows` has room for them.
+  template <class Each>
+  void chunks(int64_t begin, int64_t end, const Each& each) const {
+    const int64_t fit = l2_bytes() / 2 / stride_, all = end - begin;
+    const bool cut_k = path_.cut_rows > 0 && fit < kFewestRows && all > fit;
+    const int64_t count = ceil_div(all, cut_k ? path_.cut_rows : std::max<int64_t>(1, fit));
+    const int64_t step = ceil_div(ceil_div(all, count), path_.tile_rows) * path_.tile_rows;
+    char* rows = scratch<Rows>(static_cast<size_t>(std::min(step, all) * stride_));
+    for (int64_t m = begin; m < end; m += step) each(rows, m, std::min(step, end - m), cut_k);
+  }
+
+  // Prepared rows against panels [begin, end), in blocks of a fifth of L2, which is then read again for each tile of
+  // rows; with `cut_k` the path makes the blocks.
+  void blocks(const char* rows, int64_t m, int64_t count, int64_t begin, int64_t end, bool cut_k) const {
+    const int64_t step = cut_k ? end - begin : std::max<int64_t>(1, l2_bytes() / 5 / panel_bytes(k_));
+    for (int64_t first = begin; first < end; first += step) {
+      const int64_t last = std::min(end, first + step), next = std::min(end, last + step);
+      path_.block({rows, stride_, m, count, packed_, n_, k_, first, last, next, cut_k}, epilogue_);
+    }
   }
 };
 

@@ -20,7 +20,8 @@ from pyprod.progress import Bar
 from pyprod.types import Candidate, Failure, Measurement, PyprodError
 
 NAME = "kernels"
-#: Five rounds are the fewest that the trimmed mean trims; a slice is 20 calls, or 8 ms where calls are longer.
+#: Five rounds are the fewest that the trimmed mean trims; a slice is 20 calls, or 8 ms where calls are longer (with
+#: several threads relay.THREADS_SLICE_NS).
 SETTINGS = Settings(rounds=5, slice_s=0.008, max_samples=20, warmup_s=0.0, timeout_s=120.0)
 THREADS = (1, 2)
 

@@ -26,6 +26,9 @@ WORTH_SKIPPING_S = 0.03
 #: Calls at the start of a slice are not recorded for so long: interpreter, branch predictor and the near caches were
 #: another process's, and twenty calls of some microseconds would be over before they are warm.
 SETTLE_NS = 1_000_000
+#: A slice of several threads may last so long: for a tick of the scheduler or two, 4 ms each, threads that wait for
+#: each other may share a CPU, and such calls must not be most of a slice.
+THREADS_SLICE_NS = 60_000_000
 #: A lane whose process died so often starts no other.
 MOST_DEATHS = 3
 #: What a process does not survive, or should not: memory that a library lost is not given back.
@@ -59,13 +62,14 @@ class Relay(Heat):
 
     def time(self, first_round: int, rng: random.Random) -> None:
         """Take the rounds. Each slice begins with calls that are not recorded, and there is no other warm-up."""
-        limits = {"max_count": self._settings.max_samples, "max_ns": int(self._settings.slice_s * 1e9)}
-        limits["settle_ns"] = SETTLE_NS
+        limits = {"max_count": self._settings.max_samples, "settle_ns": SETTLE_NS}
+        slice_ns = int(self._settings.slice_s * 1e9)
         for number in range(first_round, first_round + self._settings.rounds):
             order = list(self._workers)
             rng.shuffle(order)
             for key in order:
-                if self._ask(key, "time", number, **limits):
+                max_ns = slice_ns if key[0].threads == 1 else max(slice_ns, THREADS_SLICE_NS)
+                if self._ask(key, "time", number, max_ns=max_ns, **limits):
                     self._progress.step(f"{key[0].workload} b{key[0].batch} t{key[0].threads}")
 
     def _build_one(self, entry: Entry, cpus: Sequence[int]) -> None:
