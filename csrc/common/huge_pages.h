@@ -7,8 +7,6 @@
 
 namespace pyprod {
 
-inline constexpr int kCollapse = 25;  // MADV_COLLAPSE, Linux 6.1: moves what is there already, at once
-
 // Asks Linux for 2 MB pages, or for what else `advice` says. Only whole huge pages inside the memory: its neighbors
 // stay as they are. Advice: if Linux can't, nothing is wrong.
 inline void advise_huge_pages(const void* data, size_t bytes, int advice = MADV_HUGEPAGE) {

@@ -12,7 +12,7 @@
 namespace pyprod {
 
 // glibc maps blocks of 32 MB and more anew each time, whatever it is told, and every small page of them costs a fault
-// when it is written: int8_linear of 2048 rows by 14336 x 4096 (117 MB) takes 610 ms so, 545 in huge pages.
+// when it is written: int8_linear of 2048 rows by 14336 x 4096 (117 MB) takes 610 ms so, 549 in huge pages.
 inline constexpr int64_t kMappedElements = int64_t{8} << 20;
 
 // A contiguous tensor for an op's result, uninitialized, on the device of `like`. torch::stable::new_empty does the

@@ -44,6 +44,8 @@ inline Shape slide(const Shape& in, const Window& w, int64_t channels) {
 
 enum class Element : int { int8, float32 };
 
+inline int64_t bytes_of(Element type) { return type == Element::int8 ? 1 : 4; }
+
 // A convolution as the GEMM of patches [images * out.h * out.w, kernel_h * kernel_w * in.c] and a packed weight. With
 // y = sum * (x.scale * w_scale) + bias + residual in float32, in that order:
 //

@@ -217,8 +217,6 @@ TARGET void pairs(const Conv& conv, const Cut& cut, Band<CopyRun>& band, int64_t
   }
 }
 
-int64_t bytes_of(Element type) { return type == Element::int8 ? 1 : 4; }
-
 }  // namespace
 
 bool has_direct_amx(const Conv& conv) {

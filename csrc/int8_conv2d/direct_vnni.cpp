@@ -28,6 +28,7 @@ namespace pyprod::int8_conv2d {
 namespace {
 
 using int8_gemm::ceil_div;
+using int8_gemm::four_bytes;
 using int8_gemm::kPanel;
 using int8_gemm::kRowBytes;
 
@@ -83,12 +84,6 @@ struct Reads {
   int64_t pixel, line;
   int64_t lines, words;
 };
-
-PYPROD_INLINE int32_t four_bytes(const char* a) {
-  int32_t four;
-  std::memcpy(&four, a, sizeof four);
-  return four;
-}
 
 // acc[kPixels][32]: the sums of a tile for kVectors of 16 channels, from `start` (a panel's first row).
 template <int kPixels, int kVectors>
@@ -162,8 +157,6 @@ Conv unfolded(const Conv& conv) {
   }
   return flat;
 }
-
-int64_t bytes_of(Element type) { return type == Element::int8 ? 1 : 4; }
 
 }  // namespace
 

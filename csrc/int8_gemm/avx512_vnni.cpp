@@ -30,12 +30,6 @@ TARGET float prepare_quantized(Float type, const void* x, int64_t k, void* prepa
 
 TARGET float quantize(Float type, const void* x, int64_t k, int8_t* q) { return quantize_row_avx512<0>(type, x, k, q); }
 
-PYPROD_INLINE int32_t four_bytes(const char* a) {
-  int32_t four;
-  std::memcpy(&four, a, sizeof four);
-  return four;
-}
-
 // Sums of R rows and P panels; a word of k adds to all of them.
 template <int R, int P>
 struct Sums {

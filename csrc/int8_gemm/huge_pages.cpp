@@ -11,6 +11,8 @@
 namespace pyprod::int8_gemm {
 namespace {
 
+constexpr int kCollapse = 25;  // MADV_COLLAPSE, Linux 6.1: moves what is there already, at once
+
 void advise(const Tensor& t) {
   check_dtype("advise_huge_pages", "t", t, ScalarType::Char);
   PYPROD_CHECK(t.is_contiguous(), "advise_huge_pages: t must be contiguous");

@@ -13,6 +13,13 @@
 
 namespace pyprod::int8_gemm {
 
+// A word of prepared bytes: four k of a row, to be multiplied by a word of each channel.
+PYPROD_INLINE int32_t four_bytes(const char* a) {
+  int32_t four;
+  std::memcpy(&four, a, sizeof four);
+  return four;
+}
+
 template <class To, int kOffset, class From>
 PYPROD_INLINE void prepare_row(const From* a, int64_t k, To* prepared) {
   for (int64_t i = 0; i < k; ++i) prepared[i] = static_cast<To>(a[i] + kOffset);
