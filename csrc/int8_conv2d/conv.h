@@ -15,6 +15,7 @@ struct Patch;     // of an image, or the weights put in its order
 struct Residual;  // as floats
 struct Rows;      // prepared, or lines of an image with its border
 struct Values;    // of a plan, for some images
+struct Words;     // offsets of a window's words
 
 // Sizes of one image; in memory [h, w, c].
 struct Shape {

@@ -77,12 +77,13 @@ struct Cut {
   }
 };
 
-// What a tile reads: its first pixel's window, and the bytes from one pixel, and from one line of the window, to the
-// next.
+// What a tile reads: its first pixel's window, the bytes from one pixel to the next, and where each word of a window
+// lies.
 struct Reads {
   const char* first;
-  int64_t pixel, line;
-  int64_t lines, words;
+  int64_t pixel;
+  const int32_t* words;
+  const int32_t* end;
 };
 
 // acc[kPixels][32]: the sums of a tile for kVectors of 16 channels, from `start` (a panel's first row).
@@ -93,19 +94,16 @@ TARGET void multiply(const Reads& reads, const int8_t* weights, const int8_t* st
   for (int r = 0; r < kPixels; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) sums[r][v] = _mm512_loadu_si512(start + 64 * v);
-  const char* line = reads.first;
-  for (int64_t i = 0; i < reads.lines; ++i, line += reads.line) {
-    const char* pixels = line;
-    for (int64_t k = 0; k < reads.words; ++k, pixels += 4, weights += kRowBytes) {
-      __m512i w[kVectors];
+  for (const int32_t* word = reads.words; word != reads.end; ++word, weights += kRowBytes) {
+    const char* pixels = reads.first + *word;
+    __m512i w[kVectors];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) w[v] = _mm512_loadu_si512(weights + 64 * v);
+    for (int v = 0; v < kVectors; ++v) w[v] = _mm512_loadu_si512(weights + 64 * v);
 #pragma GCC unroll 10
-      for (int r = 0; r < kPixels; ++r) {
-        const __m512i x = _mm512_set1_epi32(four_bytes(pixels + r * reads.pixel));
+    for (int r = 0; r < kPixels; ++r) {
+      const __m512i x = _mm512_set1_epi32(four_bytes(pixels + r * reads.pixel));
 #pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], x, w[v]);
-      }
+      for (int v = 0; v < kVectors; ++v) sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], x, w[v]);
     }
   }
 #pragma GCC unroll 10
@@ -124,9 +122,21 @@ constexpr std::array<Multiply, sizeof...(kPixels)> by_pixels(std::index_sequence
 constexpr auto kNarrow = by_pixels<1>(std::make_index_sequence<kMostPixels>());
 constexpr auto kWide = by_pixels<2>(std::make_index_sequence<kMostPixels>());
 
+// Where each word of a window lies, from its first byte, in scratch memory. As one loop over them a tile has one exit to
+// be predicted: with a loop over lines and one over a line's words, 16 channels took 10% longer whenever the predictor
+// lost track.
+const int32_t* word_offsets(const Conv& conv, const Cut& cut) {
+  auto* const words = reinterpret_cast<int32_t*>(scratch<Words>(conv.window.kernel_h * cut.words * sizeof(int32_t)));
+  int32_t* word = words;
+  for (int64_t i = 0; i < conv.window.kernel_h; ++i)
+    for (int64_t k = 0; k < cut.words; ++k)
+      *word++ = static_cast<int32_t>(i * conv.window.dilation_h * cut.width * conv.in.c + 4 * k);
+  return words;
+}
+
 // Output lines [begin, end) of one image against every panel. `weights`: as by_lines() made them.
 TARGET void lines(const Conv& conv, const Cut& cut, const char* image, int64_t begin, int64_t end,
-                  const int8_t* weights, const void* residual, void* out) {
+                  const int8_t* weights, const int32_t* words, const void* residual, void* out) {
   const Window& w = conv.window;
   const int64_t packed = int8_gemm::panel_bytes(conv.k()), copied = w.kernel_h * cut.words * kRowBytes;
   const int64_t pixel = w.stride_w * conv.in.c, line = cut.width * conv.in.c;
@@ -140,7 +150,7 @@ TARGET void lines(const Conv& conv, const Cut& cut, const char* image, int64_t b
       const char* row = image + y * w.stride_h * line;
       for (int64_t t = 0; t < cut.tiles; ++t) {
         const int64_t x = t * conv.out.w / cut.tiles, pixels = (t + 1) * conv.out.w / cut.tiles - x;
-        kernels[pixels - 1]({row + x * pixel, pixel, w.dilation_h * line, w.kernel_h, cut.words}, from, panel, acc);
+        kernels[pixels - 1]({row + x * pixel, pixel, words, words + w.kernel_h * cut.words}, from, panel, acc);
         finish.rows(y * conv.out.w + x, static_cast<int>(pixels), acc);
       }
     }
@@ -175,6 +185,7 @@ void run_direct_vnni(const Conv& folded, int64_t images, const int8_t* x, const 
   const int64_t grain = ceil_div(kGrain, conv.out.w * conv.out.c * conv.k());
   parallel_for(0, images * height, grain, [&](int64_t begin, int64_t end) {
     const int8_t* weights = by_lines(conv, cut.words * 4);
+    const int32_t* words = word_offsets(conv, cut);
     Band<CopyShifted> band(conv, cut.width, cut.band_bytes);
     while (begin < end) {
       const int64_t image = begin / height, start = image * height;
@@ -182,7 +193,7 @@ void run_direct_vnni(const Conv& folded, int64_t images, const int8_t* x, const 
       const char* from =
           band.copy(x + image * conv.in.size(), Cut::first_read(conv, first), Cut::end_read(conv, until - start));
       const char* r = static_cast<const char*>(residual);
-      lines(conv, cut, from, first, until - start, weights, r != nullptr ? r + image * added : nullptr,
+      lines(conv, cut, from, first, until - start, weights, words, r != nullptr ? r + image * added : nullptr,
             static_cast<char*>(out) + image * written);
       begin = until;
     }
