@@ -18,11 +18,18 @@ def main() -> None:
         "--load", type=int, default=run.Plan.load, help="processes of other work (default: %(default)s)"
     )
     parser.add_argument("--budget", default=run.Plan.budget, help="of each gate (default: %(default)s)")
+    parser.add_argument(
+        "--null-share",
+        type=float,
+        default=run.Plan.null_share,
+        metavar="SHARE",
+        help="of gates, that judge an edit that changes nothing (default: %(default)s)",
+    )
     parser.add_argument("--no-realtime", dest="realtime", action="store_false")
     parser.add_argument("--no-rivals", dest="rivals", action="store_false", help="the gate alone")
     options = parser.parse_args()
     if options.runs:
-        plan = run.Plan(options.budget, options.load, realtime=options.realtime, rivals=options.rivals)
+        plan = run.Plan(options.budget, options.load, options.null_share, options.realtime, options.rivals)
         run.begin(options.folder, plan)
         run.run(options.folder, plan, options.runs)
     print(tables.to_markdown(json.loads((options.folder / run.PLAN).read_text()), run.read(options.folder)))
