@@ -12,7 +12,7 @@ import pytest
 
 from tools.gate_study import tables
 from tools.gate_study.run import Plan, begin
-from tools.gate_study.variants import VARIANTS, Variant
+from tools.gate_study.variants import VARIANTS, WHOLE, Variant
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -50,32 +50,38 @@ def test_a_plan_is_frozen(tmp_path: Path) -> None:
         begin(tmp_path / "study", Plan(load=1))
 
 
+PLAN = {
+    "variants": {"comment": {}, "more": {"x": 3}, WHOLE: {"x": 100}},
+    "works": {"x": {"unit": "row", "touches": []}},
+}
+
+
+def _run(variant: str, verdict: str, ratio: float, tool: str = "gate") -> tables.Run:
+    row = {"benchmark": "x", "metric": "latency", "verdict": verdict, "ratio": ratio}
+    rows = [row | {"low": ratio - 0.01, "high": ratio + 0.01}]
+    return {"tool": tool, "variant": variant, "verdict": verdict, "wall_s": 60.0, "rows": rows}
+
+
 def test_tables_count_every_run() -> None:
-    plan = {"variants": {"comment": ["", 0], "more": ["x", 0.03]}}
-
-    def run(variant: str, verdict: str, ratio: float) -> tables.Run:
-        row = {"benchmark": "x", "metric": "latency", "verdict": verdict, "ratio": ratio, "low": ratio - 0.01}
-        return {"variant": variant, "verdict": verdict, "wall_s": 60.0, "rows": [row | {"high": ratio + 0.01}]}
-
-    runs = [run("comment", "PASS", 1.0)] * 3 + [run("comment", "FAIL", 1.05)] + [run("more", "FAIL", 1.03)] * 2
-    text = tables.to_markdown(plan, runs)
+    runs = [_run("comment", "PASS", 1.0)] * 3 + [_run("comment", "FAIL", 1.05)]
+    runs += [_run("more", "FAIL", 1.03), _run("more", "UNDECIDED", 1.05), _run(WHOLE, "FAIL", 2.0)]
+    text = tables.to_markdown(PLAN, runs)
     assert "| comment | 1 of 4" in text
-    assert "| more (3.0%) | 2 of 2" in text
-    assert "+3.00%" in text
-    assert tables.to_markdown(plan, [])
+    assert "| x: 3 × row | 3.00% | 1 of 2 (50.0% [1.3, 98.7]) | 0 | 1 | +4.00% | 1 of 2" in text
+    assert tables.to_markdown(PLAN, []) == ""
+
+
+def test_what_a_unit_costs_is_learned_from_many() -> None:
+    runs = [_run(WHOLE, "FAIL", 1.9), _run(WHOLE, "FAIL", 2.1), _run("more", "FAIL", 1.2)]
+    assert tables.unit_costs(PLAN, runs)["x"] == pytest.approx(((1.9 * 2.1) ** 0.5 - 1) / 100)
+    assert tables.unit_costs(PLAN, runs[2:]) == {}
 
 
 def test_tools_stand_side_by_side() -> None:
     """A rival that alarms on nothing is shown too at the limit at which it would not have."""
-    plan = {"variants": {"comment": ["", 0], "more": ["x", 0.03]}}
-
-    def run(tool: str, variant: str, verdict: str, ratio: float) -> tables.Run:
-        row = {"benchmark": "x", "metric": "latency", "verdict": verdict, "ratio": ratio}
-        return {"tool": tool, "variant": variant, "verdict": verdict, "wall_s": 60.0, "rows": [row]}
-
-    runs = [run("gate", "comment", "PASS", 1.0), run("gate", "more", "FAIL", 1.03)]
-    runs += [run("asv", "comment", "FAIL", 1.2), run("asv", "more", "FAIL", 1.15), run("asv", "more", "FAIL", 1.3)]
-    text = "\n".join(tables.compared(plan, runs))
+    runs = [_run("comment", "PASS", 1.0), _run("more", "FAIL", 1.03), _run("comment", "FAIL", 1.2, "asv")]
+    runs += [_run("more", "FAIL", 1.15, "asv"), _run("more", "FAIL", 1.3, "asv"), _run(WHOLE, "FAIL", 2.0, "asv")]
+    text = "\n".join(tables.compared(PLAN, runs))
     assert "| gate | its own | 0 of 1" in text
     assert "| asv | its own | 1 of 1" in text
     assert "| | 20.0%: no suite fails | 0 of 1 | 1 of 2" in text

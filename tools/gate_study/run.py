@@ -24,7 +24,7 @@ from pyprod.measure.decide import Rule
 from pyprod.measure.store import write_atomically
 from tools.gate_study import rivals
 from tools.gate_study.noise import noise
-from tools.gate_study.variants import VARIANTS
+from tools.gate_study.variants import VARIANTS, WORKS
 
 ROOT = Path(__file__).parent.parent.parent
 PLAN, RUNS, ENVIRONMENT = "plan.json", "runs.jsonl", "environment.json"
@@ -56,7 +56,8 @@ def begin(folder: Path, plan: Plan) -> None:
         SystemExit: it has another one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = asdict(plan) | {"variants": {v.name: [v.benchmark, v.share] for v in VARIANTS.values()}}
+    wanted = asdict(plan) | {"variants": {v.name: dict(v.counts) for v in VARIANTS.values()}}
+    wanted |= {"works": {w.benchmark: {"unit": w.unit, "touches": list(w.touches)} for w in WORKS}}
     wanted |= {"rule": asdict(Rule()) | {"looks": list(Rule().looks)}}
     path = folder / PLAN
     if path.exists():

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from tools.gate_study.variants import WHOLE
+
 Run = Mapping[str, Any]
 _TIMES = ("latency", "throughput")
 #: A correlation from fewer rows says nothing.
@@ -42,17 +44,17 @@ def compared(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
     ]
     for tool in tools:
         mine = [run for run in runs if run.get("tool", "gate") == tool]
-        nulls = [run for run in mine if not plan["variants"][run["variant"]][0]]
-        changed = [run for run in mine if plan["variants"][run["variant"]][0]]
+        nulls = [run for run in mine if not plan["variants"][run["variant"]]]
+        slower = [row for run in mine if run["variant"] != WHOLE for row in _slower(plan, run)]
         wall = np.median([run["wall_s"] for run in mine])
         failed = sum(any(row["verdict"] == "FAIL" for row in _latencies(run)) for run in nulls)
-        found = sum(_target(plan, run)["verdict"] == "FAIL" for run in changed)
-        lines.append(f"| {tool} | its own | {rate(failed, len(nulls))} | {rate(found, len(changed))} | {wall:.0f} |")
+        found = sum(row["verdict"] == "FAIL" for row in slower)
+        lines.append(f"| {tool} | its own | {rate(failed, len(nulls))} | {rate(found, len(slower))} | {wall:.0f} |")
         if tool != "gate" and nulls:
             limit = max(row["ratio"] for run in nulls for row in _latencies(run))
-            found = sum(_target(plan, run)["ratio"] > limit for run in changed)
+            found = sum(row["ratio"] > limit for row in slower)
             lines.append(
-                f"| | {100 * (limit - 1):.1f}%: no suite fails | 0 of {len(nulls)} | {rate(found, len(changed))} | |"
+                f"| | {100 * (limit - 1):.1f}%: no suite fails | 0 of {len(nulls)} | {rate(found, len(slower))} | |"
             )
     return lines
 
@@ -61,10 +63,9 @@ def _latencies(run: Run) -> list[Mapping[str, Any]]:
     return [row for row in run["rows"] if row["metric"] == "latency"]
 
 
-def _target(plan: Mapping[str, Any], run: Run) -> Mapping[str, Any]:
-    """The row of the benchmark that the variant slows down."""
-    benchmark = plan["variants"][run["variant"]][0]
-    return next(row for row in _latencies(run) if row["benchmark"] == benchmark)
+def _slower(plan: Mapping[str, Any], run: Run) -> list[Mapping[str, Any]]:
+    """The rows of the benchmarks that the variant slows down."""
+    return [row for row in _latencies(run) if row["benchmark"] in plan["variants"][run["variant"]]]
 
 
 def false_alarms(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
@@ -73,7 +74,9 @@ def false_alarms(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
         "| edit that changes nothing | suites that failed | rows that failed | rows undecided |",
         "|---|---|---|---|",
     ]
-    nulls = [name for name, (benchmark, _) in plan["variants"].items() if not benchmark]
+    nulls = [name for name, counts in plan["variants"].items() if not counts]
+    if not any(run["variant"] in nulls for run in runs):
+        return []
     for name in [*nulls, "all"]:
         found = [run for run in runs if run["variant"] in (nulls if name == "all" else [name])]
         rows = [row for run in found for row in run["rows"]]
@@ -87,25 +90,56 @@ def false_alarms(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
 
 
 def power(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
-    """By edit that repeats counted work, how often its row failed, and what was estimated."""
-    heading = "| work added | failed | passed | undecided | estimate, mean | others that failed |"
-    lines = [heading, "|---|---|---|---|---|---|"]
-    for name, (benchmark, share) in plan["variants"].items():
-        if not benchmark:
-            continue
-        found = [run for run in runs if run["variant"] == name]
-        rows = [row for run in found for row in run["rows"]]
-        mine = [row for row in rows if (row["benchmark"], row["metric"]) == (benchmark, "latency")]
-        others = [row for row in rows if row["benchmark"] != benchmark]
-        counts = [sum(row["verdict"] == verdict for row in mine) for verdict in ("FAIL", "PASS", "UNDECIDED")]
-        ratios = [math.log(row["ratio"]) for row in mine if row["ratio"]]
-        estimate = f"{100 * math.expm1(float(np.mean(ratios))):+.2f}%" if ratios else ""
-        wrong = sum(row["verdict"] == "FAIL" for row in others)
-        lines.append(
-            f"| {name} ({100 * share:.1f}%) | {rate(counts[0], len(mine))} | {counts[1]} | {counts[2]} "
-            f"| {estimate} | {wrong} of {len(others)} |"
-        )
-    return lines
+    """By benchmark and how much work was added: how often its row failed, what was estimated, what intervals held."""
+    unit = unit_costs(plan, runs)
+    if not unit:
+        return []
+    lines = [
+        "| work added | slower by | failed | passed | undecided | estimate, mean | 95% intervals that hold it |",
+        "|---|---:|---|---:|---:|---:|---|",
+    ]
+    for benchmark, work in plan["works"].items():
+        for count in sorted({c[benchmark] for name, c in plan["variants"].items() if c and name != WHOLE}):
+            rows = [
+                row
+                for run in runs
+                if run["variant"] != WHOLE and plan["variants"][run["variant"]].get(benchmark) == count
+                for row in _slower(plan, run)
+                if row["benchmark"] == benchmark
+            ]
+            truth = 1 + count * unit[benchmark]
+            failed, passed, open_ = (sum(r["verdict"] == v for r in rows) for v in ("FAIL", "PASS", "UNDECIDED"))
+            held = [row["low"] <= truth <= row["high"] for row in rows]
+            mean = f"{100 * math.expm1(np.mean([math.log(r['ratio']) for r in rows])):+.2f}%" if rows else ""
+            lines.append(
+                f"| {benchmark}: {count} × {work['unit']} | {100 * (truth - 1):.2f}% | {rate(failed, len(rows))} | {passed} "
+                f"| {open_} | {mean} | {rate(sum(held), len(held))} |"
+            )
+    return [*lines, "", _bystanders(plan, runs)]
+
+
+def unit_costs(plan: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, float]:
+    """By benchmark, what one unit of work adds to its call, as a share: from the runs that add it many times."""
+    whole = [row for run in runs if run["variant"] == WHOLE for row in _slower(plan, run)]
+    costs = {}
+    for benchmark in plan["works"]:
+        logs = [math.log(row["ratio"]) for row in whole if row["benchmark"] == benchmark]
+        if logs:
+            costs[benchmark] = math.expm1(float(np.mean(logs))) / plan["variants"][WHOLE][benchmark]
+    return costs
+
+
+def _bystanders(plan: Mapping[str, Any], runs: Sequence[Run]) -> str:
+    """How often a row failed that no work was added to, in suites where it was added to others."""
+    changed = [run for run in runs if plan["variants"][run["variant"]]]
+    touched = {*plan["works"], *(name for work in plan["works"].values() for name in work["touches"])}
+    rows = [row for run in changed for row in run["rows"] if row["benchmark"] not in touched]
+    failed = sum(row["verdict"] == "FAIL" for row in rows)
+    counted = sum(run["variant"] == WHOLE for run in runs)
+    return (
+        f"Slower by: the cost of a unit, learned from {counted} runs that add a hundred, times their number. "
+        f"Rows that nothing was added to, beside these: {rate(failed, len(rows))} failed."
+    )
 
 
 def costs(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
@@ -113,7 +147,7 @@ def costs(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
     if not runs:
         return []
     wall = sorted(run["wall_s"] for run in runs)
-    same = [run for run in runs if not plan["variants"][run["variant"]][0]]
+    same = [run for run in runs if not plan["variants"][run["variant"]]]
     nulls = [row for run in same for row in run["rows"] if row["metric"] in _TIMES and row["low"]]
     covered = {
         metric: [row["low"] <= 1 <= row["high"] for row in nulls if row["metric"] == metric] for metric in _TIMES
@@ -121,7 +155,8 @@ def costs(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
     lines = [f"A gate took {np.median(wall):.0f} s (median; at most {wall[-1]:.0f} s), building included."]
     for metric, hits in covered.items():
         found = rate(sum(hits), len(hits))
-        lines.append(f"95% intervals of {metric} that hold 1, where the edit changes nothing: {found}.")
+        if hits:
+            lines.append(f"95% intervals of {metric} that hold 1, where the edit changes nothing: {found}.")
     return [*lines, *_clusters(same)]
 
 

@@ -1,13 +1,13 @@
-"""Edits of this project: some that change no computation, some that add a known share of work to one benchmark."""
+"""Edits of this project: some that change no computation, some that add counted work to several benchmarks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ACTIVATION, NORM = "csrc/activation_quantize/ops.cpp", "csrc/norm/ops.cpp"
-LINEAR, GEMM = "pyprod/nn/linear.py", "pyprod/kernels/gemm.py"
+LINEAR, GEMM, WRAPPER = "pyprod/nn/linear.py", "pyprod/kernels/gemm.py", "pyprod/kernels/norm.py"
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,17 @@ class Variant:
     """A HEAD to be gated against the unchanged BASE.
 
     Attributes:
-        benchmark: the one that is slower; empty for an edit that changes nothing.
-        share: by how much, counted; 0.03 is 3%.
+        counts: by benchmark that is slower, how many units of work its call does again; empty for an edit that changes
+            nothing.
     """
 
     name: str
     edits: Sequence[Edit]
-    benchmark: str = ""
-    share: float = 0.0
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def null(self) -> bool:
-        return not self.benchmark
+        return not self.counts
 
 
 #: A function that nobody calls: what the linker puts behind it moves.
@@ -80,27 +79,71 @@ NULLS = (
     Variant("docstring", [Edit(LINEAR, '"""A linear layer with', '"""In other words, a linear layer with')]),
 )
 
-#: Both benchmarks have so many rows; of so many of them the work is done twice.
-ROWS, REPEATED = 128, (2, 4, 6, 13)
+
+@dataclass(frozen=True)
+class Work:
+    """Work that one benchmark's call can do again, in units of equal cost.
+
+    Attributes:
+        unit: what is done again.
+        counts: units for each of `LEVELS`, about so many percent of the call on the machine where they were chosen.
+        whole: units that take about as long as the call: what one unit costs is learned from so many.
+        again: the edit that does so many units again.
+        touches: other benchmarks that it slows down a little.
+    """
+
+    benchmark: str
+    unit: str
+    counts: Sequence[int]
+    whole: int
+    again: Callable[[int], Edit]
+    touches: Sequence[str] = ()
 
 
-def _repeat_activation(rows: int) -> Variant:
-    again = f"      kernel(row, y);\n      if (m < {rows} && k == 1536) kernel(row, y);\n"
-    edit = Edit(ACTIVATION, "      kernel(row, y);\n", again)
-    return Variant(f"gelu_quantize +{rows}/{ROWS}", [edit], f"gelu_quantize/{ROWS}x1536", rows / ROWS)
+def _gelu(count: int) -> Edit:
+    statement = "      kernel(row, y);\n"
+    return Edit(ACTIVATION, statement, f"{statement}      if (m < {count} && k == 1536) kernel(row, y);\n")
 
 
-def _repeat_norm(rows: int) -> Variant:
-    return Variant(
-        f"layer_norm_quantize +{rows}/{ROWS}", [_norm_edit(rows)], f"layer_norm_quantize/{ROWS}x384", rows / ROWS
-    )
-
-
-def _norm_edit(rows: int) -> Edit:
-    """The norm's rows are run by one statement; see csrc/norm/ops.cpp."""
+def _norm(count: int) -> Edit:
     statement = "      kernel(norm, row, floats);\n"
-    return Edit(NORM, statement, f"{statement}      if (m < {rows} && norm.k == 384) kernel(norm, row, floats);\n")
+    return Edit(NORM, statement, f"{statement}      if (m < {count} && norm.k == 384) kernel(norm, row, floats);\n")
 
 
-INJECTIONS = (*map(_repeat_activation, REPEATED), *map(_repeat_norm, REPEATED))
+def _glue(count: int) -> Edit:
+    statement = '    refuse_gradient("rms_norm_quantize", x, weight)\n'
+    return Edit(WRAPPER, statement, statement + "    isinstance(x, Tensor)\n" * count)
+
+
+def _layer(count: int) -> Edit:
+    statement = "        packed = PackedWeight(self.weight, self.out_features, self.in_features)\n"
+    again = "            torch.ops.pyprod.quantize_per_token.default(x)\n" * count
+    return Edit(LINEAR, statement, f"{statement}        if self.in_features == 384 and len(x) == 128:\n{again}")
+
+
+#: Percent that a level's work is about.
+LEVELS = (1, 2, 3, 5, 10)
+WORKS = (
+    Work("gelu_quantize/128x1536", "row in C++", (1, 3, 4, 7, 13), 128, _gelu),
+    Work("layer_norm_quantize/128x384", "row in C++", (2, 3, 5, 8, 17), 128, _norm, ("mlp_fused/128",)),
+    Work("rms_norm_quantize/1x4096", "check in Python", (2, 3, 5, 9, 17), 200, _glue),
+    Work("mlp/128", "quantization in a layer", (1, 2, 4, 6, 12), 60, _layer),
+)
+#: The variant that every unit's cost is learned from.
+WHOLE = "all the work again"
+
+
+def _injection(name: str, counts: Sequence[int]) -> Variant:
+    edits = [work.again(count) for work, count in zip(WORKS, counts, strict=True)]
+    return Variant(name, edits, {work.benchmark: count for work, count in zip(WORKS, counts, strict=True)})
+
+
+def _square(row: int) -> Variant:
+    """Each variant adds another level to each benchmark: a Latin square."""
+    levels = [(row + column) % len(LEVELS) for column in range(len(WORKS))]
+    shares = ", ".join(f"{LEVELS[level]}%" for level in levels)
+    return _injection(f"about {shares}", [work.counts[level] for work, level in zip(WORKS, levels, strict=True)])
+
+
+INJECTIONS = (*map(_square, range(len(LEVELS))), _injection(WHOLE, [work.whole for work in WORKS]))
 VARIANTS = {variant.name: variant for variant in (*NULLS, *INJECTIONS)}
