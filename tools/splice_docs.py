@@ -3,7 +3,7 @@
 A block is a pair of comments, ``<!-- measured: WORKLOAD/DEVICE/bN/tN -->`` and ``<!-- /measured -->``; what stands
 between them is made from ``results/``. ``<!-- measured: kernels:TITLE -->``, with ``~`` for blanks,
 takes those tables of the kernel suite whose titles begin so, ``kernels@RECORD:TITLE`` those of one record;
-``<!-- measured: gate-study -->`` takes those of the newest study of the gate, and every other name those of its
+``<!-- measured: gate-nulls -->`` takes those of the newest study of the gate of that name, and every other name those of its
 study (`_STUDIES`); ``<!-- measured: records:BASE:HEAD:GLOB -->`` the comparison of two records;
 ``<!-- measured: forms:WORKLOAD/... -->`` a cohort that ``pyprod ship`` measured.
 
@@ -18,7 +18,7 @@ import json
 import re
 import sys
 import tempfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
@@ -78,9 +78,9 @@ def _newest_kernels(paths: tuple[Path, ...]) -> tuple[store.Record, pd.DataFrame
     return None
 
 
-def gate_study(results: Path) -> str:
-    """Markdown of the newest study of the gate's errors."""
-    found = sorted((results / "gate-study").glob(f"*/{gate_runs.PLAN}"))
+def gate_study(kind: str, results: Path) -> str:
+    """Markdown of the newest study of the gate's errors whose folder's name ends with `kind`."""
+    found = sorted((results / "gate-study").glob(f"*-{kind}/{gate_runs.PLAN}"))
     if not found:
         return "*Not measured yet.*\n"
     folder = found[-1].parent
@@ -89,7 +89,7 @@ def gate_study(results: Path) -> str:
     path = f"results/gate-study/{folder.name}"
     return (
         f"{tables}\n\n*{machine['cpu']['model']}, a shared virtual machine with {len(machine['cpu']['allowed'])} CPUs, "
-        f"{plan['load']} processes of other work beside each gate, budget {plan['budget']}, tolerance 2%; "
+        f"{plan['load']} processes of other work beside each gate, budget {plan['budget']}, tolerance {plan['tolerance']}; "
         f"raw samples in [{path}](../{path}). Intervals: Clopper and Pearson, 95%.*\n"
     )
 
@@ -151,7 +151,9 @@ def spliced(text: str, results: Path) -> str:
 
 #: Tables that a folder of results/ makes by itself.
 _STUDIES = {
-    "gate-study": gate_study,
+    "gate-nulls": partial(gate_study, "nulls"),
+    "gate-power": partial(gate_study, "power"),
+    "gate-quiet": partial(gate_study, "quiet"),
     "export-faults": export_tables.faults,
     "export-parity": export_tables.parity,
     "training-distill": training_tables.distill,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,7 +18,9 @@ def main() -> None:
     parser.add_argument(
         "--load", type=int, default=run.Plan.load, help="processes of other work (default: %(default)s)"
     )
-    parser.add_argument("--budget", default=run.Plan.budget, help="of each gate (default: %(default)s)")
+    for name in ("budget", "tolerance"):
+        default = getattr(run.Plan, name).replace("%", "%%")
+        parser.add_argument(f"--{name}", default=getattr(run.Plan, name), help=f"of each gate (default: {default})")
     parser.add_argument(
         "--null-share",
         type=float,
@@ -29,7 +32,8 @@ def main() -> None:
     parser.add_argument("--no-rivals", dest="rivals", action="store_false", help="the gate alone")
     options = parser.parse_args()
     if options.runs:
-        plan = run.Plan(options.budget, options.load, options.null_share, options.realtime, options.rivals)
+        chosen = vars(options)
+        plan = run.Plan(**{field.name: chosen[field.name] for field in dataclasses.fields(run.Plan)})
         run.begin(options.folder, plan)
         run.run(options.folder, plan, options.runs)
     print(tables.to_markdown(json.loads((options.folder / run.PLAN).read_text()), run.read(options.folder)))

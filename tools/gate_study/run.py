@@ -35,7 +35,7 @@ class Plan:
     """What is frozen before the first run.
 
     Attributes:
-        budget: of each gate, as its option.
+        budget, tolerance: of each gate, as its options.
         load: processes of other work beside it.
         null_share: how often an edit that changes nothing is drawn.
         realtime: whether gates may ask for real-time scheduling.
@@ -43,6 +43,7 @@ class Plan:
     """
 
     budget: str = "60s"
+    tolerance: str = "2%"
     load: int = 4
     null_share: float = 0.6
     realtime: bool = True
@@ -124,7 +125,8 @@ def gate(clone: Path, name: str, plan: Plan, seed: int) -> dict[str, Any]:
     branch = f"variant-{list(VARIANTS).index(name)}"
     command = [sys.executable, "-P", "-m", "pyprod", "gate", "base", branch, "--json", "--seed", str(seed)]
     out = clone.parent / f"run-{seed}"
-    command += ["--budget", plan.budget, "--out", str(out), *([] if plan.realtime else ["--no-realtime"])]
+    command += ["--budget", plan.budget, "--tolerance", plan.tolerance, "--out", str(out)]
+    command += [] if plan.realtime else ["--no-realtime"]
     started = time.time()
     done = subprocess.run(command, cwd=clone, capture_output=True, text=True)
     if done.returncode not in (0, 1, 3):
