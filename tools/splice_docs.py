@@ -154,6 +154,7 @@ _STUDIES = {
     "gate-nulls": partial(gate_study, "nulls"),
     "gate-power": partial(gate_study, "power"),
     "gate-quiet": partial(gate_study, "quiet"),
+    "gate-rivals": partial(gate_study, "rivals"),
     "export-faults": export_tables.faults,
     "export-parity": export_tables.parity,
     "training-distill": training_tables.distill,

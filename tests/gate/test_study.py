@@ -52,7 +52,7 @@ def test_a_plan_is_frozen(tmp_path: Path) -> None:
 
 PLAN = {
     "variants": {"comment": {}, "more": {"x": 3}, WHOLE: {"x": 100}},
-    "works": {"x": {"unit": "row", "touches": []}},
+    "works": {"x": "row"},
 }
 
 
@@ -64,17 +64,19 @@ def _run(variant: str, verdict: str, ratio: float, tool: str = "gate") -> tables
 
 def test_tables_count_every_run() -> None:
     runs = [_run("comment", "PASS", 1.0)] * 3 + [_run("comment", "FAIL", 1.05)]
-    runs += [_run("more", "FAIL", 1.03), _run("more", "UNDECIDED", 1.05), _run(WHOLE, "FAIL", 2.0)]
+    runs += [_run("more", "FAIL", 1.03), _run("more", "UNDECIDED", 1.05), _run(WHOLE, "FAIL", 2.01)]
     text = tables.to_markdown(PLAN, runs)
     assert "| comment | 1 of 4" in text
-    assert "| x: 3 × row | 3.00% | 1 of 2 (50.0% [1.3, 98.7]) | 0 | 1 | +4.00% | 1 of 2" in text
+    assert "| x: 3 × row | 4.00% | 1 of 2 (50.0% [1.3, 98.7]) | 0 | 1 | +4.00% | 2 of 2" in text
     assert tables.to_markdown(PLAN, []) == ""
 
 
-def test_what_a_unit_costs_is_learned_from_many() -> None:
-    runs = [_run(WHOLE, "FAIL", 1.9), _run(WHOLE, "FAIL", 2.1), _run("more", "FAIL", 1.2)]
-    assert tables.unit_costs(PLAN, runs)["x"] == pytest.approx(((1.9 * 2.1) ** 0.5 - 1) / 100)
-    assert tables.unit_costs(PLAN, runs[2:]) == {}
+def test_what_work_costs() -> None:
+    """A line that is known: 1% to do any, 2% each."""
+    plan = PLAN | {"variants": {"some": {"x": 3}, "more": {"x": 5}, WHOLE: {"x": 100}}}
+    runs = [_run("some", "FAIL", 1.07), _run("more", "FAIL", 1.11), _run(WHOLE, "FAIL", 3.01)]
+    assert tables.cost(tables.added(plan, runs), "x", 100) == pytest.approx((0.01, 0.02))
+    assert tables.cost(tables.added(plan, runs[2:]), "x", 100) is None
 
 
 def test_tools_stand_side_by_side() -> None:

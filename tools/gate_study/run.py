@@ -58,7 +58,7 @@ def begin(folder: Path, plan: Plan) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     wanted = asdict(plan) | {"variants": {v.name: dict(v.counts) for v in VARIANTS.values()}}
-    wanted |= {"works": {w.benchmark: {"unit": w.unit, "touches": list(w.touches)} for w in WORKS}}
+    wanted |= {"works": {w.benchmark: w.unit for w in WORKS}}
     wanted |= {"rule": asdict(Rule()) | {"looks": list(Rule().looks)}}
     path = folder / PLAN
     if path.exists():

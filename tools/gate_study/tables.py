@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from tools.gate_study.variants import WHOLE
+from tools.gate_study.variants import WHOLE, WORKS
 
 Run = Mapping[str, Any]
 _TIMES = ("latency", "throughput")
@@ -91,54 +92,70 @@ def false_alarms(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
 
 def power(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
     """By benchmark and how much work was added: how often its row failed, what was estimated, what intervals held."""
-    unit = unit_costs(plan, runs)
-    if not unit:
-        return []
     lines = [
         "| work added | slower by | failed | passed | undecided | estimate, mean | 95% intervals that hold it |",
         "|---|---:|---|---:|---:|---:|---|",
     ]
-    for benchmark, work in plan["works"].items():
-        for count in sorted({c[benchmark] for name, c in plan["variants"].items() if c and name != WHOLE}):
-            rows = [
-                row
-                for run in runs
-                if run["variant"] != WHOLE and plan["variants"][run["variant"]].get(benchmark) == count
-                for row in _slower(plan, run)
-                if row["benchmark"] == benchmark
-            ]
-            truth = 1 + count * unit[benchmark]
+    found = added(plan, runs)
+    for benchmark, unit in plan["works"].items():
+        whole = plan["variants"][WHOLE][benchmark]
+        line = cost(found, benchmark, whole)
+        if line is None:
+            continue
+        for count in sorted(count for name, count in found if name == benchmark and count != whole):
+            rows = found[benchmark, count]
+            truth = 1 + line.first + line.each * count
             failed, passed, open_ = (sum(r["verdict"] == v for r in rows) for v in ("FAIL", "PASS", "UNDECIDED"))
-            held = [row["low"] <= truth <= row["high"] for row in rows]
-            mean = f"{100 * math.expm1(np.mean([math.log(r['ratio']) for r in rows])):+.2f}%" if rows else ""
+            held = sum(row["low"] <= truth <= row["high"] for row in rows)
+            mean = math.expm1(float(np.mean([math.log(row["ratio"]) for row in rows])))
             lines.append(
-                f"| {benchmark}: {count} × {work['unit']} | {100 * (truth - 1):.2f}% | {rate(failed, len(rows))} | {passed} "
-                f"| {open_} | {mean} | {rate(sum(held), len(held))} |"
+                f"| {benchmark}: {count} × {unit} | {100 * (truth - 1):.2f}% | {rate(failed, len(rows))} | {passed} "
+                f"| {open_} | {100 * mean:+.2f}% | {rate(held, len(rows))} |"
             )
-    return [*lines, "", _bystanders(plan, runs)]
+    return [*lines, "", _bystanders(plan, runs)] if len(lines) > 2 else []
 
 
-def unit_costs(plan: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, float]:
-    """By benchmark, what one unit of work adds to its call, as a share: from the runs that add it many times."""
-    whole = [row for run in runs if run["variant"] == WHOLE for row in _slower(plan, run)]
-    costs = {}
-    for benchmark in plan["works"]:
-        logs = [math.log(row["ratio"]) for row in whole if row["benchmark"] == benchmark]
-        if logs:
-            costs[benchmark] = math.expm1(float(np.mean(logs))) / plan["variants"][WHOLE][benchmark]
-    return costs
+Found = Mapping[tuple[str, int], list[Mapping[str, Any]]]
+
+
+def added(plan: Mapping[str, Any], runs: Sequence[Run]) -> Found:
+    """Rows of latency by benchmark and how many units of work were added to it."""
+    found: dict[tuple[str, int], list[Mapping[str, Any]]] = defaultdict(list)
+    for run in runs:
+        counts = plan["variants"][run["variant"]]
+        for row in _slower(plan, run):
+            found[row["benchmark"], counts[row["benchmark"]]].append(row)
+    return found
+
+
+class Cost(NamedTuple):
+    """What work adds to a call, as shares of it: to do any, and each unit."""
+
+    first: float
+    each: float
+
+
+def cost(found: Found, benchmark: str, whole: int) -> Cost | None:
+    """The line through the mean of all runs that add some work and the mean of those that add `whole` units."""
+    points = {n: [row["ratio"] - 1 for row in rows] for (name, n), rows in found.items() if name == benchmark}
+    some = [(count, share) for count, shares in points.items() if count != whole for share in shares]
+    if not some or whole not in points:
+        return None
+    count, share = np.mean(some, axis=0)
+    each = (np.mean(points[whole]) - share) / (whole - count)
+    return Cost(float(share - each * count), float(each))
 
 
 def _bystanders(plan: Mapping[str, Any], runs: Sequence[Run]) -> str:
     """How often a row failed that no work was added to, in suites where it was added to others."""
     changed = [run for run in runs if plan["variants"][run["variant"]]]
-    touched = {*plan["works"], *(name for work in plan["works"].values() for name in work["touches"])}
+    touched = {work.benchmark for work in WORKS} | {name for work in WORKS for name in work.touches}
     rows = [row for run in changed for row in run["rows"] if row["benchmark"] not in touched]
     failed = sum(row["verdict"] == "FAIL" for row in rows)
-    counted = sum(run["variant"] == WHOLE for run in runs)
+    whole = sum(run["variant"] == WHOLE for run in runs)
     return (
-        f"Slower by: the cost of a unit, learned from {counted} runs that add a hundred, times their number. "
-        f"Rows that nothing was added to, beside these: {rate(failed, len(rows))} failed."
+        f"Slower by: a line through the mean of all these runs and the mean of {whole} that add about a hundred times "
+        f"1%. Rows of the same suites that nothing was added to: {rate(failed, len(rows))} failed."
     )
 
 

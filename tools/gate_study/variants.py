@@ -127,7 +127,7 @@ WORKS = (
     Work("gelu_quantize/128x1536", "row in C++", (1, 3, 4, 7, 13), 128, _gelu),
     Work("layer_norm_quantize/128x384", "row in C++", (2, 3, 5, 8, 17), 128, _norm, ("mlp_fused/128",)),
     Work("rms_norm_quantize/1x4096", "check in Python", (2, 3, 5, 9, 17), 200, _glue),
-    Work("mlp/128", "quantization in a layer", (1, 2, 4, 6, 12), 60, _layer),
+    Work("mlp/128", "quantization in a layer", (1, 2, 4, 6, 12), 60, _layer, ("mlp/1",)),
 )
 #: The variant that every unit's cost is learned from.
 WHOLE = "all the work again"
