@@ -3,9 +3,9 @@
 A block is a pair of comments, ``<!-- measured: WORKLOAD/DEVICE/bN/tN -->`` and ``<!-- /measured -->``; what stands
 between them is made from ``results/``. ``<!-- measured: kernels:TITLE -->``, with ``~`` for blanks,
 takes those tables of the kernel suite whose titles begin so, ``kernels@RECORD:TITLE`` those of one record;
-``<!-- measured: gate-nulls -->`` takes those of the newest study of the gate of that name, and every other name those of its
-study (`_STUDIES`); ``<!-- measured: records:BASE:HEAD:GLOB -->`` the comparison of two records;
-``<!-- measured: forms:WORKLOAD/... -->`` a cohort that ``pyprod ship`` measured.
+``<!-- measured: gate-nulls -->`` takes those of the newest study of the gate of that name, and every other name those of
+its study (`_STUDIES`); ``<!-- measured: records:BASE:HEAD:GLOB -->`` the comparison of two
+records; ``<!-- measured: forms:WORKLOAD/... -->`` a cohort that ``pyprod ship`` measured.
 
 Without arguments it writes; with ``--check`` it fails when a file would change.
 """
@@ -89,8 +89,8 @@ def gate_study(kind: str, results: Path) -> str:
     path = f"results/gate-study/{folder.name}"
     return (
         f"{tables}\n\n*{machine['cpu']['model']}, a shared virtual machine with {len(machine['cpu']['allowed'])} CPUs, "
-        f"{plan['load']} processes of other work beside each gate, budget {plan['budget']}, tolerance {plan['tolerance']}; "
-        f"raw samples in [{path}](../{path}). Intervals: Clopper and Pearson, 95%.*\n"
+        f"{plan['load']} processes of other work beside each gate, budget {plan['budget']}, "
+        f"tolerance {plan['tolerance']}; raw samples in [{path}](../{path}). Intervals: Clopper and Pearson, 95%.*\n"
     )
 
 
