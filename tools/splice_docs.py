@@ -3,8 +3,8 @@
 A block is a pair of comments, ``<!-- measured: WORKLOAD/DEVICE/bN/tN -->`` and ``<!-- /measured -->``; what stands
 between them is made from ``results/``. ``<!-- measured: kernels:TITLE -->``, with ``~`` for blanks,
 takes those tables of the kernel suite whose titles begin so, ``kernels@RECORD:TITLE`` those of one record;
-``<!-- measured: gate-nulls -->`` takes those of the newest study of the gate of that name, and every other name those of
-its study (`_STUDIES`); ``<!-- measured: records:BASE:HEAD:GLOB -->`` the comparison of two
+``<!-- measured: gate-nulls -->`` takes those of the newest study of the gate of that name, and every other name
+those of its study (`_STUDIES`); ``<!-- measured: records:BASE:HEAD:GLOB -->`` the comparison of two
 records; ``<!-- measured: forms:WORKLOAD/... -->`` a cohort that ``pyprod ship`` measured.
 
 Without arguments it writes; with ``--check`` it fails when a file would change.
