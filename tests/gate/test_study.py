@@ -68,6 +68,10 @@ def test_tables_count_every_run() -> None:
     text = tables.to_markdown(PLAN, runs)
     assert "| comment | 1 of 4" in text
     assert "| x: 3 × row | 4.00% | 1 of 2 (50.0% [1.3, 98.7]) | 0 | 1 | +4.00% | 2 of 2" in text
+    assert (
+        "slower by 3% or more 1 of 2 (50.0% [1.3, 98.7]), by 5% or more not measured yet. Intervals that hold: 2 of 2"
+        in text
+    )
     assert tables.to_markdown(PLAN, []) == ""
 
 

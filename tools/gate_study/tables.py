@@ -97,6 +97,7 @@ def power(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
         "|---|---:|---|---:|---:|---:|---|",
     ]
     found = added(plan, runs)
+    judged: list[tuple[float, bool, bool]] = []  # slower by, failed, interval held
     for benchmark, unit in plan["works"].items():
         whole = plan["variants"][WHOLE][benchmark]
         line = cost(found, benchmark, whole)
@@ -106,13 +107,24 @@ def power(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
             rows = found[benchmark, count]
             truth = 1 + line.first + line.each * count
             failed, passed, open_ = (sum(r["verdict"] == v for r in rows) for v in ("FAIL", "PASS", "UNDECIDED"))
-            held = sum(row["low"] <= truth <= row["high"] for row in rows)
+            holds = [row["low"] <= truth <= row["high"] for row in rows]
+            judged += [(truth - 1, row["verdict"] == "FAIL", hold) for row, hold in zip(rows, holds, strict=True)]
             mean = math.expm1(float(np.mean([math.log(row["ratio"]) for row in rows])))
             lines.append(
                 f"| {benchmark}: {count} × {unit} | {100 * (truth - 1):.2f}% | {rate(failed, len(rows))} | {passed} "
-                f"| {open_} | {100 * mean:+.2f}% | {rate(held, len(rows))} |"
+                f"| {open_} | {100 * mean:+.2f}% | {rate(sum(holds), len(holds))} |"
             )
-    return [*lines, "", _bystanders(plan, runs)] if len(lines) > 2 else []
+    return [*lines, "", *_altogether(judged), _bystanders(plan, runs)] if judged else []
+
+
+def _altogether(judged: Sequence[tuple[float, bool, bool]]) -> list[str]:
+    """Over all benchmarks: what is found of slowdowns from some size on, and how many intervals hold them."""
+    found = []
+    for least in (0.03, 0.05):
+        failed = [fail for slower, fail, _ in judged if slower >= least]
+        found.append(f"by {100 * least:.0f}% or more {rate(sum(failed), len(failed))}")
+    holds = [hold for *_, hold in judged]
+    return [f"Failed of those slower {', '.join(found)}. Intervals that hold: {rate(sum(holds), len(holds))}.", ""]
 
 
 Found = Mapping[tuple[str, int], list[Mapping[str, Any]]]
