@@ -122,9 +122,9 @@ constexpr std::array<Multiply, sizeof...(kPixels)> by_pixels(std::index_sequence
 constexpr auto kNarrow = by_pixels<1>(std::make_index_sequence<kMostPixels>());
 constexpr auto kWide = by_pixels<2>(std::make_index_sequence<kMostPixels>());
 
-// Where each word of a window lies, from its first byte, in scratch memory. As one loop over them a tile has one exit
-// to be predicted: with a loop over lines and one over a line's words, 16 channels took 10% longer whenever the
-// predictor lost track.
+// Where each word of a window lies, from its first byte, in scratch memory; a band is at most half of L2. As one loop
+// over them a tile has one exit to be predicted: with a loop over lines and one over a line's words, 16 channels took
+// 10% longer whenever the predictor lost track.
 const int32_t* word_offsets(const Conv& conv, const Cut& cut) {
   auto* const words = reinterpret_cast<int32_t*>(scratch<Words>(conv.window.kernel_h * cut.words * sizeof(int32_t)));
   int32_t* word = words;

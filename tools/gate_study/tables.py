@@ -114,17 +114,24 @@ def power(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
                 f"| {benchmark}: {count} × {unit} | {100 * (truth - 1):.2f}% | {rate(failed, len(rows))} | {passed} "
                 f"| {open_} | {100 * mean:+.2f}% | {rate(sum(holds), len(holds))} |"
             )
-    return [*lines, "", *_altogether(judged), _bystanders(plan, runs)] if judged else []
+    if not judged:
+        return []
+    whole_runs = sum(run["variant"] == WHOLE for run in runs)
+    how = (
+        f"Slower by: a line through the mean of these same runs and the mean of {whole_runs} that add half of the call "
+        "or more; the first unit may cost more than others."
+    )
+    return [*lines, "", _altogether(judged), "", how, "", _bystanders(plan, runs)]
 
 
-def _altogether(judged: Sequence[tuple[float, bool, bool]]) -> list[str]:
+def _altogether(judged: Sequence[tuple[float, bool, bool]]) -> str:
     """Over all benchmarks: what is found of slowdowns from some size on, and how many intervals hold them."""
     found = []
     for least in (0.03, 0.05):
         failed = [fail for slower, fail, _ in judged if slower >= least]
         found.append(f"by {100 * least:.0f}% or more {rate(sum(failed), len(failed))}")
     holds = [hold for *_, hold in judged]
-    return [f"Failed of those slower {', '.join(found)}. Intervals that hold: {rate(sum(holds), len(holds))}.", ""]
+    return f"Failed of those slower {', '.join(found)}. Intervals that hold: {rate(sum(holds), len(holds))}."
 
 
 Found = Mapping[tuple[str, int], list[Mapping[str, Any]]]
@@ -164,11 +171,7 @@ def _bystanders(plan: Mapping[str, Any], runs: Sequence[Run]) -> str:
     touched = {work.benchmark for work in WORKS} | {name for work in WORKS for name in work.touches}
     rows = [row for run in changed for row in run["rows"] if row["benchmark"] not in touched]
     failed = sum(row["verdict"] == "FAIL" for row in rows)
-    whole = sum(run["variant"] == WHOLE for run in runs)
-    return (
-        f"Slower by: a line through the mean of all these runs and the mean of {whole} that add about a hundred times "
-        f"1%. Rows of the same suites that nothing was added to: {rate(failed, len(rows))} failed."
-    )
+    return f"Rows of the same suites that nothing was added to: {rate(failed, len(rows))} failed."
 
 
 def costs(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:

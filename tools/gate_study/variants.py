@@ -82,12 +82,12 @@ NULLS = (
 
 @dataclass(frozen=True)
 class Work:
-    """Work that one benchmark's call can do again, in units of equal cost.
+    """Work that one benchmark's call can do again, counted in units.
 
     Attributes:
         unit: what is done again.
         counts: units for each of `LEVELS`, about so many percent of the call on the machine where they were chosen.
-        whole: units that take about as long as the call: what one unit costs is learned from so many.
+        whole: units that take half as long as the call or more: what one costs is learned from so many.
         again: the edit that does so many units again.
         touches: other benchmarks that it slows down a little.
     """
@@ -129,7 +129,7 @@ WORKS = (
     Work("rms_norm_quantize/1x4096", "check in Python", (2, 3, 5, 9, 17), 200, _glue),
     Work("mlp/128", "quantization in a layer", (1, 2, 4, 6, 12), 60, _layer, ("mlp/1",)),
 )
-#: The variant that every unit's cost is learned from.
+#: The variant of `Work.whole`.
 WHOLE = "all the work again"
 
 
