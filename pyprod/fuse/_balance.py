@@ -1,19 +1,26 @@
-"""How much of each channel's scale moves into the weights that read it: tried, judged by what INT8 then computes."""
+"""How much of each channel's scale moves into the weights that read it: fitted to what INT8 does to the model."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from pyprod.fuse._importance import Importance
 from pyprod.kernels.quantize import quantize_per_token_reference
 from pyprod.nn import channel_scale, quantize_weight
 
-#: Tokens on which candidates are judged: 1,024 find no better scales for the decoder.
-_TOKENS = 256
+#: Tokens on which scales are judged and fitted. The decoder's linears lose 7% more on others with half as many.
+TOKENS = 2048
+#: Rows of a weight that judge, evenly spaced: a head of a language model has fifty thousand.
+_ROWS = 4096
+_STEPS, _RATE = 30, 0.1
 _TINY = torch.finfo(torch.float32).tiny
+#: Variance of what rounding to int8 takes from a value, in squares of the largest: that of a uniform error of +-1/2.
+_ROUNDING = 1 / (12 * 127**2)
 
 
 @dataclass
@@ -28,8 +35,8 @@ class Seen:
     def add(self, x: Tensor) -> None:
         self.largest = torch.maximum(self.largest, x.abs().amax(0))
         self.squares = self.squares + x.square().sum(0)
-        if self.count < _TOKENS:
-            self.tokens.append(x[: _TOKENS - self.count].clone())
+        if self.count < TOKENS:
+            self.tokens.append(x[: TOKENS - self.count].clone())
         self.count += len(x)
 
     @property
@@ -56,34 +63,73 @@ def seen(model: nn.Module, layers: set[nn.Linear], calibration: tuple[Tensor, ..
     return found
 
 
+@dataclass(frozen=True)
+class _Reader:
+    """A layer that reads a value.
+
+    Attributes:
+        weight: ``[n, k]``, or some rows of it.
+        want: ``[t, n]``, what it gives in float.
+        importance: of its output.
+    """
+
+    weight: Tensor
+    want: Tensor
+    importance: Importance
+
+
+def _read(weight: Tensor, x: Tensor, importance: Importance | None) -> _Reader:
+    """Of a layer with that weight; where not all is known of its importance, errors count relative to its outputs."""
+    step = max(1, -(-len(weight) // _ROWS))
+    some = weight[::step].clone()
+    want = x @ some.T
+    if importance is None or len(importance.tokens) < len(x):
+        level = 1 / want.square().mean().clamp_min(_TINY)
+        return _Reader(some, want, Importance(level.expand(len(x)), torch.ones(len(some))))
+    return _Reader(some, want, Importance(importance.tokens[: len(x)], importance.channels[::step]))
+
+
 def smoothquant(known: Seen, weights: Sequence[Tensor], strength: float) -> Tensor:
     """``max|x_j|^strength / max|w_j|^(1 - strength)`` (arXiv 2211.10438), and 1 where that is no scale."""
     return _clean(known.largest**strength / _largest(weights) ** (1 - strength))
 
 
-def searched(known: Seen, weights: Sequence[Tensor], shared: Callable[[Tensor], Tensor]) -> Tensor:
-    """Of several scales ``[k]`` the one with which INT8, activations per token, comes closest to ``x @ w.T``.
+def fitted(
+    known: Seen, layers: Sequence[tuple[Tensor, Importance | None]], shared: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Scales ``[k]`` with which the model's outputs move least in INT8, activations per token.
 
-    By root mean squares the signals of all channels come out alike, which is best where noise is spread evenly; by
-    largest values no token is ruled by one channel. Which of them wins differs from layer to layer. (Trying what suits
-    the output: AWQ, arXiv 2306.00978.)
+    The best of several known forms, and then a product of powers of what is known of each channel (its largest and
+    mean values, those of its weights, how much their errors matter): eight exponents, by gradient descent on the
+    expected squares of the rounding errors. What INT8 computes has the last word. (A scale for each channel by itself
+    fits 1,024 tokens 11% better, and others 5% worse.)
 
     Args:
-        weights: ``[n, k]`` of each layer that reads the value.
+        layers: those that read the value: weight ``[n, k]``, and the output's importance where it is known.
         shared: makes channels that have one maker have one scale.
     """
-    x = torch.cat(known.tokens)
-    wants = [x @ weight.T for weight in weights]
-    tried = [shared(scale) for scale in _candidates(known, weights)]
-    errors = [_error(x, weights, wants, scale) for scale in tried]
-    return tried[min(range(len(tried)), key=lambda i: (errors[i] != errors[i], errors[i]))]  # NaN last
+    with torch.inference_mode(False), torch.no_grad():
+        x = torch.cat(known.tokens).clone()
+        if not x.numel():
+            return torch.ones_like(known.largest)
+        readers = [_read(weight, x, importance) for weight, importance in layers]
+        expected = _Expected(x, known, readers)
+        tried = [shared(scale) for scale in _candidates(known, [r.weight for r in readers])]
+        best = min(tried, key=_least(expected))
+        found = (torch.ones_like(best), best, _descended(best, expected, shared))
+        return min(found, key=_least(lambda scale: _error(x, readers, scale)))
+
+
+def _least(judge: Callable[[Tensor], Tensor]) -> Callable[[Tensor], tuple[bool, float]]:
+    """A key for `min`: NaN is more than anything."""
+    return lambda scale: ((error := float(judge(scale))) != error, error)
 
 
 def _candidates(known: Seen, weights: Sequence[Tensor]) -> Iterator[Tensor]:
     yield torch.ones_like(known.largest)
     for strength in (0.5, 0.65, 0.8):
         yield smoothquant(known, weights, strength)
-    rms = torch.stack([weight.square().mean(0) for weight in weights]).mean(0).sqrt()
+    rms = _rms(weights)
     for strength in (0.4, 0.5, 0.6, 0.7):
         yield _clean(known.rms**strength / rms ** (1 - strength))
         yield _clean(known.rms**strength / _largest(weights) ** (1 - strength))
@@ -93,17 +139,77 @@ def _largest(weights: Sequence[Tensor]) -> Tensor:
     return torch.stack([weight.abs().amax(0) for weight in weights]).amax(0)
 
 
+def _rms(weights: Sequence[Tensor]) -> Tensor:
+    return torch.stack([weight.square().mean(0) for weight in weights]).mean(0).sqrt()
+
+
 def _clean(scale: Tensor) -> Tensor:
     return torch.where(scale.isfinite() & (scale > 0), scale, 1.0)
 
 
-def _error(x: Tensor, weights: Sequence[Tensor], wants: Sequence[Tensor], scale: Tensor) -> float:
-    """Relative squared distance of each output from what is wanted, summed: queries and keys are large, values not."""
+def _error(x: Tensor, readers: Sequence[_Reader], scale: Tensor) -> Tensor:
+    """Squared errors of what each layer gives, by importance, summed."""
     q, token = quantize_per_token_reference(x / scale)
     rounded = q.float() * token[:, None]
-    error = 0.0
-    for weight, want in zip(weights, wants, strict=True):
-        channel = channel_scale(weight * scale)
-        stored = quantize_weight(weight * scale, channel).float() * channel[:, None]
-        error += float((rounded @ stored.T - want).square().sum() / want.square().sum().clamp_min(_TINY))
+    error = x.new_zeros(())
+    for r in readers:
+        channel = channel_scale(r.weight * scale)
+        stored = quantize_weight(r.weight * scale, channel).float() * channel[:, None]
+        error += r.importance.tokens @ (rounded @ stored.T - r.want).square() @ r.importance.channels
     return error
+
+
+class _Expected:
+    """The expectation of `_error`, as if roundings were random: it has a gradient.
+
+    Attributes:
+        features: logarithms of what is known of each channel of x, 0 on average: ``[8, k]``.
+    """
+
+    def __init__(self, x: Tensor, known: Seen, readers: Sequence[_Reader]) -> None:
+        self._x, self._squares = x.abs(), x.square()
+        self._weights = [r.weight.abs() for r in readers]
+        self._importances = [r.importance for r in readers]
+        # what an error of a channel of x does, and one of a column of the weight
+        self._of_x = [r.importance.channels @ r.weight.square() for r in readers]
+        self._of_weight = [r.importance.tokens @ self._squares for r in readers]
+        self.features = self._logarithms(known)
+
+    def __call__(self, scale: Tensor) -> Tensor:
+        inverse = 1 / scale
+        step = (self._x * inverse).max(1).values.square() * _ROUNDING
+        lost = torch.minimum(step[:, None] * scale.square(), self._squares)  # nothing is off by more than all of it
+        total = scale.new_zeros(())
+        for importance, weight, of_x, of_weight in zip(
+            self._importances, self._weights, self._of_x, self._of_weight, strict=True
+        ):
+            channel = (weight * scale).max(1).values.square() * _ROUNDING
+            total = total + importance.tokens @ lost @ of_x
+            total = total + (importance.channels @ channel) * (of_weight @ inverse.square())
+        return total
+
+    def _logarithms(self, known: Seen) -> Tensor:
+        of_x = [importance.tokens.sum() * of_x for importance, of_x in zip(self._importances, self._of_x, strict=True)]
+        matters = [torch.stack(columns).sum(0).sqrt() for columns in (of_x, self._of_weight)]
+        peaked = self._squares.square().mean(0) ** 0.25
+        values = [known.largest, known.rms, peaked, self._x.mean(0), _largest(self._weights), _rms(self._weights)]
+        logs = torch.stack([*values, *matters]).clamp_min(_TINY).log()
+        return logs - logs.mean(1, keepdim=True)
+
+
+def _descended(start: Tensor, expected: _Expected, shared: Callable[[Tensor], Tensor]) -> Tensor:
+    """`start` times powers of what is known of each channel, by Adam."""
+    best, least = start, math.inf
+    exponents = torch.zeros(len(expected.features), requires_grad=True)
+    optimizer = torch.optim.Adam([exponents], lr=_RATE)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, _STEPS)
+    for _ in range(_STEPS):
+        with torch.enable_grad():
+            scale = shared(start * torch.exp(exponents @ expected.features))
+            loss = expected(scale)
+            (exponents.grad,) = torch.autograd.grad(loss.clamp_min(_TINY).log(), [exponents])
+        if loss.item() < least:
+            best, least = scale.detach(), loss.item()
+        optimizer.step()
+        schedule.step()
+    return best
