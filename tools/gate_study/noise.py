@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import subprocess
 import sys
@@ -26,10 +27,10 @@ def noise(processes: int) -> Iterator[None]:
 
 
 def main() -> None:
-    """Until killed: phases of 10 to 500 ms, each of one kind."""
-    rng = random.Random()
+    """Until killed, or the parent is gone: phases of 10 to 500 ms, each of one kind."""
+    rng, parent = random.Random(), os.getppid()
     small, large = np.random.rand(200, 200).astype(np.float32), np.zeros(8 << 20, dtype=np.float64)
-    while True:
+    while os.getppid() == parent:
         end = time.monotonic() + rng.uniform(0.01, 0.5)
         kind = rng.choice(("compute", "stream", "python", "sleep"))
         while time.monotonic() < end:
