@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tools import choose_tables, export_tables, training_tables
+from tools import choose_tables, export_tables, perplexity_tables, training_tables
 
 MACHINE = {
     "cpu": {"model": "Abacus 9000"},
@@ -31,6 +31,7 @@ def test_without_a_record_it_says_so(tmp_path: Path) -> None:
         export_tables.static,
         training_tables.distill,
         choose_tables.study,
+        perplexity_tables.table,
     ):
         assert table(tmp_path) == "*Not measured yet.*\n"
 
@@ -79,3 +80,14 @@ def test_what_training_under_rounding_wins_back(tmp_path: Path) -> None:
 
     training(tmp_path, [run("rounded", s, 0.8) for s in (0, 1)] + [run("trained", s, 0.88 + 0.01 * s) for s in (0, 1)])
     assert "| toast | 4 bits | 0.9000 | 0.8000 | 0.8850 | 85% | -0.0150 [" in training_tables.qat(tmp_path)
+
+
+def test_perplexity_against_each_stretch_in_float(tmp_path: Path) -> None:
+    folder = tmp_path / "perplexity/a"
+    write(folder, "environment.json", MACHINE)
+    rows = [{"float32": 3.0 + i, "smooth, 8 bits": 3.0 + i + rise} for i, rise in enumerate((0.01, 0.02, 0.03))]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = perplexity_tables.table(tmp_path)
+    assert "| float32 | 54.60 |  | as published |" in table
+    assert "| smooth, 8 bits | 55.70 | +2.02% [-0.48, 4.59] |" in table
+    assert "381 predictions, in 3 stretches" in table

@@ -32,9 +32,12 @@ def table(results: Path) -> str:
     if not found:
         return "*Not measured yet.*\n"
     rows = [row for _, folder in sorted(found.items()) for row in _rows(folder)]
-    machines = {store.read(folder).environment["cpu"]["model"] for folder in found.values()}
+    machines: dict[str, list[str]] = {}
+    for workload, folder in sorted(found.items()):
+        machines.setdefault(store.read(folder).environment["cpu"]["model"], []).append(workload)
+    where = "; ".join(f"{', '.join(workloads)}: {machine}" for machine, workloads in machines.items())
     caption = (
-        f"*{', '.join(sorted(machines))}, a shared virtual machine, one thread. `pyprod ship recipes/WORKLOAD.toml`; "
+        f"*{where}. Shared virtual machines, one thread. `pyprod ship recipes/WORKLOAD.toml`; "
         "every form, its intervals and why it lost in [results/forms](../results/forms). Minutes: of measuring; ranges "
         "are 95% intervals. A/A: the same form measured twice; outside 0.97-1.03 no number of the row can be trusted.*"
     )

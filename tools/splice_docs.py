@@ -38,6 +38,7 @@ from tools import (  # noqa: E402
     export_tables,
     forms_tables,
     gpu_check,
+    perplexity_tables,
     pruned_tables,
     training_tables,
 )
@@ -166,6 +167,7 @@ _STUDIES = {
     "choose-study": choose_tables.study,
     "cuda-resources": cuda_resources.table,
     "forms": forms_tables.table,
+    "perplexity": perplexity_tables.table,
     "pruned": pruned_tables.table,
     "gpu-check": gpu_check.newest,
 }
