@@ -1,7 +1,7 @@
 """Perplexity of the decoder's INT8 forms on all of its text, where the workload scores 2,032 tokens.
 
 Each stretch of 128 tokens is scored by every form, and its surprise compared with float32's on that very stretch. The
-calibration's stretches are left out. A run takes seven minutes; one that was stopped goes on.
+calibration's stretches are left out. A run takes about ten minutes; one that was stopped goes on.
 
     python -m tools.perplexity_study results/perplexity/NAME
 """
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pyprod import environment, workloads
 from pyprod.fuse import fuse, smooth
+from pyprod.measure.store import write_atomically
 from pyprod.nn import dynamic_quantspec
 from pyprod.progress import Bar
 from pyprod.quantize.ptq import quantspec
@@ -36,7 +37,7 @@ def main() -> None:
     out = parser.parse_args().out
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
-    (out / ENVIRONMENT).write_text(json.dumps(environment.fingerprint(), indent=1) + "\n")
+    write_atomically(out / ENVIRONMENT, json.dumps(environment.fingerprint(), indent=1) + "\n")
     rows = _rows()
     done = len((out / ROWS).read_text().splitlines()) if (out / ROWS).exists() else 0
     forms = _forms(rows[:_ROWS])

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from pyprod.workloads.decoder import LENGTH
+
 ROWS, ENVIRONMENT = "rows.jsonl", "environment.json"
 
 FLOAT = "float32"
@@ -17,10 +19,8 @@ FLOAT = "float32"
 FORMS = {
     FLOAT: "as published",
     "smooth, 8 bits": "smoothed; all linears and attention in INT8, activations per token",
-    "4-bit weights": "in groups of 32, the head's 8 bits; activations and attention as above",
+    "4-bit weights": "in groups of 32, the head's 8 bits; not smoothed; activations and attention as above",
 }
-#: Tokens of a stretch; all but the first are predicted.
-LENGTH = 128
 
 
 def table(results: Path) -> str:
@@ -38,9 +38,10 @@ def table(results: Path) -> str:
     cpu = json.loads((folder / ENVIRONMENT).read_text())["cpu"]["model"]
     path = f"results/perplexity/{folder.name}"
     return (
-        "\n".join(lines) + f"\n\n*{cpu}. {len(rows) * (LENGTH - 1):,} predictions, in {len(rows)} stretches that "
-        "calibrated nothing; 95% intervals by Student's t over the stretches, each against its own in float32. `python "
-        f"-m tools.perplexity_study {path}`, [{path}](../{path}).*\n"
+        "\n".join(lines)
+        + f"\n\n*{cpu}, a shared virtual machine. {len(rows) * (LENGTH - 1):,} predictions, in {len(rows)} stretches "
+        "that calibrated nothing; 95% intervals by Student's t over the stretches, each against its own in float32. "
+        f"`python -m tools.perplexity_study {path}`, [{path}](../{path}).*\n"
     )
 
 
