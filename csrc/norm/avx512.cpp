@@ -102,7 +102,7 @@ struct Top {
   }
 };
 
-template <class T, bool kWeight, bool kBias>
+template <class T, bool kWeight, bool kBias, bool kMultiplier>
 struct Normalize512 {
   const Norm& norm;
   const Row& row;
@@ -120,6 +120,7 @@ struct Normalize512 {
       if (kWeight) value = value * part.load(norm.weight + i, j);
       if (kBias) value = value + part.load(norm.bias + i, j);
       part.store(y + i, j, value);
+      if (kMultiplier) value = value * part.load(norm.multiplier + i, j);
       top.fold(j, part.lanes(j), value);
     }
   }
@@ -174,10 +175,10 @@ struct Loops512 {
     return mean == 0.0f ? sum_of<Term::square>(x, k, mean) : sum_of<Term::centered_square>(x, k, mean);
   }
 
-  template <class T, bool kWeight, bool kBias>
+  template <class T, bool kWeight, bool kBias, bool kMultiplier>
   TARGET static int32_t normalize(const Norm& norm, const Row& row, const float* h, float mean, float factor,
                                   float* y) {
-    Normalize512<T, kWeight, kBias> step = {norm, row, h, _mm512_set1_ps(mean), _mm512_set1_ps(factor), y};
+    Normalize512<T, kWeight, kBias, kMultiplier> step = {norm, row, h, _mm512_set1_ps(mean), _mm512_set1_ps(factor), y};
     each_64(norm.k, step);
     return step.top.all();
   }

@@ -68,13 +68,15 @@ void run(const Call& call, const Outputs& out) {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pyprod, m) {
   m.def("rms_norm_quantize(Tensor x, Tensor? weight, float eps) -> (Tensor, Tensor)");
-  m.def("layer_norm_quantize(Tensor x, Tensor? weight, Tensor? bias, float eps) -> (Tensor, Tensor)");
+  m.def(
+      "layer_norm_quantize(Tensor x, Tensor? weight, Tensor? bias, float eps, Tensor? multiplier=None) "
+      "-> (Tensor, Tensor)");
   m.def(
       "add_rms_norm_quantize(Tensor x, Tensor residual, Tensor? weight, float eps, str keep=\"sum\") -> (Tensor, "
       "Tensor, Tensor)");
   m.def(
-      "add_layer_norm_quantize(Tensor x, Tensor residual, Tensor? weight, Tensor? bias, float eps, str keep=\"sum\") "
-      "-> (Tensor, Tensor, Tensor)");
+      "add_layer_norm_quantize(Tensor x, Tensor residual, Tensor? weight, Tensor? bias, float eps, str keep=\"sum\", "
+      "Tensor? multiplier=None) -> (Tensor, Tensor, Tensor)");
   m.def("add_rms_norm(Tensor x, Tensor residual, Tensor? weight, float eps) -> (Tensor, Tensor)");
   m.def("add_layer_norm(Tensor x, Tensor residual, Tensor? weight, Tensor? bias, float eps) -> (Tensor, Tensor)");
 }

@@ -24,7 +24,7 @@ struct Call {
 };
 
 inline Call check(const char* op, const Tensor& x, const Tensor* residual, bool center, const Vector& weight,
-                  const Vector& bias, double eps) {
+                  const Vector& bias, double eps, const Vector& multiplier = {}) {
   Call call = {op, x, residual, {}};
   call.norm.type = check_float(op, "x", x.scalar_type());
   PYPROD_CHECK(x.dim() >= 1, op, ": x must be [..., K], got a scalar");
@@ -45,6 +45,10 @@ inline Call check(const char* op, const Tensor& x, const Tensor* residual, bool 
     PYPROD_CHECK(weight.has_value(), op, ": bias needs a weight");
     check_vector(op, "bias", *bias, call.norm.k, x);
     call.norm.bias = static_cast<const float*>(bias->const_data_ptr());
+  }
+  if (multiplier.has_value()) {
+    check_vector(op, "multiplier", *multiplier, call.norm.k, x);
+    call.norm.multiplier = static_cast<const float*>(multiplier->const_data_ptr());
   }
   return call;
 }
@@ -98,8 +102,9 @@ Quantized rms_norm_quantize(const Tensor& x, const Vector& weight, double eps) {
 }
 
 template <Run kRun>
-Quantized layer_norm_quantize(const Tensor& x, const Vector& weight, const Vector& bias, double eps) {
-  return quantized<kRun>(check("layer_norm_quantize", x, nullptr, true, weight, bias, eps));
+Quantized layer_norm_quantize(const Tensor& x, const Vector& weight, const Vector& bias, double eps,
+                              const Vector& multiplier) {
+  return quantized<kRun>(check("layer_norm_quantize", x, nullptr, true, weight, bias, eps, multiplier));
 }
 
 template <Run kRun>
@@ -110,8 +115,10 @@ QuantizedAndFloat add_rms_norm_quantize(const Tensor& x, const Tensor& residual,
 
 template <Run kRun>
 QuantizedAndFloat add_layer_norm_quantize(const Tensor& x, const Tensor& residual, const Vector& weight,
-                                          const Vector& bias, double eps, const StringArgument& keep) {
-  return add_quantized<kRun>(check("add_layer_norm_quantize", x, &residual, true, weight, bias, eps), keep);
+                                          const Vector& bias, double eps, const StringArgument& keep,
+                                          const Vector& multiplier) {
+  const Call call = check("add_layer_norm_quantize", x, &residual, true, weight, bias, eps, multiplier);
+  return add_quantized<kRun>(call, keep);
 }
 
 template <Run kRun>

@@ -9,7 +9,7 @@ namespace pyprod::norm {
 // What is done to every row, in float32 and exactly in this order, so that every path gives the same bits. With
 // h = x + residual, rounded to `type`:
 //     layer norm: mean = sum(h) / k;  factor = 1 / sqrt(sum((h - mean)^2) / k + eps)
-//                 y = (h - mean) * factor * weight + bias;  q, scale as common/quantize.h says
+//                 y = (h - mean) * factor * weight + bias;  q, scale of y * multiplier as common/quantize.h says
 //     RMS norm:   factor = 1 / sqrt(sum(h^2) / k + eps);  v = h * weight;  y = v * factor
 //                 q, s = v quantized;  scale = max(s * factor, FLT_MIN)
 // A factor of the whole row changes the scale and not q: an RMS norm is two passes over the row and y is never stored.
@@ -19,9 +19,10 @@ struct Norm {
   int64_t k;
   bool center;  // layer norm; false: RMS norm
   float eps;
-  const float* weight;  // [k], or null
-  const float* bias;    // [k], or null; null where weight is
-  bool stream;          // write results past the cache (common/stream.h)
+  const float* weight;      // [k], or null
+  const float* bias;        // [k], or null; null where weight is
+  const float* multiplier;  // [k], or null; of a layer norm
+  bool stream;              // write results past the cache (common/stream.h)
 };
 
 // One row; what is null is not read, or not wanted.
@@ -32,7 +33,7 @@ struct Row {
   const void* next_residual;
   void* sum;         // h
   void* normalized;  // y
-  int8_t* q;         // y quantized (common/quantize.h)
+  int8_t* q;         // y * multiplier quantized
   float* scale;
 };
 

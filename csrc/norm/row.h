@@ -62,8 +62,8 @@ struct Product {
   }
 };
 
-// A layer norm's y of elements [from, to); returns their largest magnitude_bits().
-template <bool kWeight, bool kBias>
+// A layer norm's y of elements [from, to); returns the largest magnitude_bits() of y * multiplier.
+template <bool kWeight, bool kBias, bool kMultiplier>
 struct Normalize {
   const Norm& norm;
   const float* h;
@@ -77,7 +77,7 @@ struct Normalize {
       if (kWeight) value = value * norm.weight[i];
       if (kBias) value = value + norm.bias[i];
       y[i] = value;
-      top = larger(top, magnitude_bits(value));
+      top = larger(top, magnitude_bits(kMultiplier ? value * norm.multiplier[i] : value));
     }
     return top;
   }
@@ -90,11 +90,12 @@ struct Loops {
   static PYPROD_INLINE float sum(const float* x, int64_t k) { return kSum(x, k); }
   static PYPROD_INLINE float squares(const float* x, int64_t k, float mean) { return kSquares(x, k, mean); }
 
-  // A layer norm's y; returns their largest magnitude_bits().
-  template <class T, bool kWeight, bool kBias>
+  // A layer norm's y; returns the largest magnitude_bits() of y * multiplier.
+  template <class T, bool kWeight, bool kBias, bool kMultiplier>
   static PYPROD_INLINE int32_t normalize(const Norm& norm, const Row& row, const float* h, float mean, float factor,
                                          float* y) {
-    return largest<T>(norm.k, row.next_x, row.next_residual, Normalize<kWeight, kBias>{norm, h, mean, factor, y});
+    return largest<T>(norm.k, row.next_x, row.next_residual,
+                      Normalize<kWeight, kBias, kMultiplier>{norm, h, mean, factor, y});
   }
 
   // The largest magnitude_bits() of h * weight, or of h.
@@ -113,21 +114,22 @@ struct Loops {
 // Of no elements the mean is 0, as their sum.
 PYPROD_INLINE float count_of(int64_t k) { return static_cast<float>(k > 0 ? k : 1); }
 
-template <class L, class T>
+// Loops::normalize of the vectors that the norm has.
+template <class L, class T, bool kMultiplier>
+PYPROD_INLINE int32_t normalize(const Norm& norm, const Row& row, const float* h, float mean, float factor, float* y) {
+  if (norm.bias != nullptr) return L::template normalize<T, true, true, kMultiplier>(norm, row, h, mean, factor, y);
+  if (norm.weight != nullptr) return L::template normalize<T, true, false, kMultiplier>(norm, row, h, mean, factor, y);
+  return L::template normalize<T, false, false, kMultiplier>(norm, row, h, mean, factor, y);
+}
+
+template <class L, class T, bool kMultiplier>
 PYPROD_INLINE void layer_norm(const Norm& norm, const Row& row, const float* h, float* y, float* staged) {
   const int64_t k = norm.k;
   const float count = count_of(k), mean = L::sum(h, k) / count;
   const float factor = 1.0f / std::sqrt(L::squares(h, k, mean) / count + norm.eps);
-  int32_t top;
-  if (norm.bias != nullptr) {
-    top = L::template normalize<T, true, true>(norm, row, h, mean, factor, y);
-  } else if (norm.weight != nullptr) {
-    top = L::template normalize<T, true, false>(norm, row, h, mean, factor, y);
-  } else {
-    top = L::template normalize<T, false, false>(norm, row, h, mean, factor, y);
-  }
+  const int32_t top = normalize<L, T, kMultiplier>(norm, row, h, mean, factor, y);
   if (row.normalized != nullptr) write<T>(y, k, norm.stream, staged, row.normalized);
-  if (row.scale != nullptr) *row.scale = L::template quantize<false>(y, nullptr, k, top, row.q);
+  if (row.scale != nullptr) *row.scale = L::template quantize<kMultiplier>(y, norm.multiplier, k, top, row.q);
 }
 
 template <class L, class T, bool kWeight>
@@ -163,8 +165,10 @@ PYPROD_INLINE void run_row(const Norm& norm, const Row& row, float* scratch) {
   } else {
     load(x, k, scratch);
   }
-  if (norm.center) {
-    layer_norm<L, T>(norm, row, h, y, staged);
+  if (norm.center && norm.multiplier != nullptr) {
+    layer_norm<L, T, true>(norm, row, h, y, staged);
+  } else if (norm.center) {
+    layer_norm<L, T, false>(norm, row, h, y, staged);
   } else if (norm.weight != nullptr) {
     rms_norm<L, T, true>(norm, row, h, y, staged);
   } else {

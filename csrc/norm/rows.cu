@@ -52,6 +52,17 @@ struct Affine {
   }
 };
 
+// What is quantized of a layer norm's y.
+template <bool kWhole>
+__device__ __forceinline__ cuda::Eight multiplied(const cuda::RowOf<float, kWhole>& multiplier, int64_t i,
+                                                  cuda::Eight y) {
+  if (multiplier.values == nullptr) return y;
+  const cuda::Eight by = multiplier.eight(i);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) y.of[j] = y.of[j] * by.of[j];
+  return y;
+}
+
 template <class Row>
 __device__ __forceinline__ float sum_of(const Row& row) {
   float sum = 0;
@@ -103,8 +114,11 @@ __global__ void __launch_bounds__(cuda::kRowThreads, cuda::kRowBlocks)
       cuda::write_eight<kWhole>(static_cast<T*>(rows.normalized) + m * k, i, k, y);
     });
   if (rows.scale == nullptr) return;
+  const cuda::RowOf<float, kWhole> multiplier = {kCenter ? norm.multiplier : nullptr, k};
   const auto each = [&](const auto& visit) {
-    row.each([&](int64_t i, const cuda::Eight& h) { visit(i, affine.template apply<kCenter>(i, h)); });
+    row.each([&](int64_t i, const cuda::Eight& h) {
+      visit(i, multiplied<kWhole>(multiplier, i, affine.template apply<kCenter>(i, h)));
+    });
   };
   const cuda::QuantizedRow<kWhole> to = {rows.q + m * k, k, k};
   float scale = cuda::quantize_each(each, to);
@@ -123,7 +137,8 @@ bool is_whole(const CudaRows& rows) {
   };
   return k % 8 == 0 && aligned(rows.x, rows.x_stride / size) && aligned(rows.residual, rows.residual_stride / size) &&
          aligned(rows.sum, k) && aligned(rows.normalized, k) && cuda::rows_aligned(rows.q, k) &&
-         cuda::rows_aligned(rows.norm.weight, 0) && cuda::rows_aligned(rows.norm.bias, 0);
+         cuda::rows_aligned(rows.norm.weight, 0) && cuda::rows_aligned(rows.norm.bias, 0) &&
+         cuda::rows_aligned(rows.norm.multiplier, 0);
 }
 
 template <class T, bool kCenter>

@@ -59,13 +59,19 @@ def rms_norm_quantize(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Ten
     return q, scale
 
 
-def layer_norm_quantize(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
-    """``quantize_per_token(layer_norm(x, weight, bias))`` in one pass over memory, in float32.
+def layer_norm_quantize(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, multiplier: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """``quantize_per_token(layer_norm(x, weight, bias) * multiplier)`` in one pass over memory, in float32.
 
     Arguments, results and errors are those of `rms_norm_quantize`; bias is float32 ``[K]`` or None, and needs a weight.
+
+    Args:
+        multiplier: float32 ``[K]``, or None: of each channel, where something else reads the norm as it is. One over
+            what SmoothQuant divides by.
     """
-    refuse_gradient("layer_norm_quantize", x, weight, bias)
-    q, scale = torch.ops.pyprod.layer_norm_quantize.default(x, weight, bias, eps)
+    refuse_gradient("layer_norm_quantize", x, weight, bias, multiplier)
+    q, scale = torch.ops.pyprod.layer_norm_quantize.default(x, weight, bias, eps, multiplier)
     return q, scale
 
 
@@ -88,11 +94,18 @@ def add_rms_norm_quantize(
 
 
 def add_layer_norm_quantize(
-    x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, keep: Keep = "sum"
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    keep: Keep = "sum",
+    multiplier: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`layer_norm_quantize` of ``x + residual``, and one float row of it: see `add_rms_norm_quantize`."""
-    refuse_gradient("add_layer_norm_quantize", x, residual, weight, bias)
-    q, scale, kept = torch.ops.pyprod.add_layer_norm_quantize.default(x, residual, weight, bias, eps, keep)
+    """`layer_norm_quantize` of ``x + residual``, and one float row of it, without `multiplier`: see
+    `add_rms_norm_quantize`."""
+    refuse_gradient("add_layer_norm_quantize", x, residual, weight, bias, multiplier)
+    q, scale, kept = torch.ops.pyprod.add_layer_norm_quantize.default(x, residual, weight, bias, eps, keep, multiplier)
     return q, scale, kept
 
 
@@ -123,10 +136,11 @@ def rms_norm_quantize_reference(x: Tensor, weight: Tensor | None, eps: float) ->
 
 
 def layer_norm_quantize_reference(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, multiplier: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The same bits, slowly."""
-    return quantize_per_token_reference(_layer(x, weight, bias, eps))
+    y = _layer(x, weight, bias, eps)
+    return quantize_per_token_reference(y if multiplier is None else y * multiplier)
 
 
 def add_rms_norm_reference(x: Tensor, residual: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
@@ -202,7 +216,9 @@ def _fake_rms(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Ten
 
 
 @fake("layer_norm_quantize")
-def _fake_layer(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+def _fake_layer(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, multiplier: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     return _quantized(x)
 
 
@@ -215,7 +231,13 @@ def _fake_add_rms_quantize(
 
 @fake("add_layer_norm_quantize")
 def _fake_add_layer_quantize(
-    x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, keep: str = "sum"
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    keep: str = "sum",
+    multiplier: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return *_quantized(x), x.new_empty(x.shape)
 

@@ -99,6 +99,7 @@ class NormRows(ctypes.Structure):
         ("eps", ctypes.c_float),
         ("weight", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
+        ("multiplier", ctypes.c_void_p),
         ("stream", ctypes.c_bool),
         ("m", ctypes.c_int64),
         ("x", ctypes.c_void_p),
@@ -276,13 +277,15 @@ class Emulator:
         eps: float,
         *,
         center: bool,
+        multiplier: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A norm of x[M, K] + residual, all that it can give: q, scale, normalized, sum."""
         m, k = x.shape
         q, scale = torch.full((m, k), 0x55, dtype=torch.int8), torch.full((m,), torch.nan)
         normalized, total = torch.full_like(x, torch.nan), torch.full_like(x, torch.nan)
+        vectors = (None if t is None else t.data_ptr() for t in (weight, bias, multiplier))
         call = NormRows(
-            FLOATS.index(x.dtype), k, center, eps, *(None if t is None else t.data_ptr() for t in (weight, bias)),
+            FLOATS.index(x.dtype), k, center, eps, *vectors,
             False, m, *rows_of(x), *rows_of(residual), total.data_ptr(), normalized.data_ptr(), q.data_ptr(),
             scale.data_ptr(),
         )  # fmt: skip

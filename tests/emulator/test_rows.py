@@ -73,11 +73,13 @@ def test_activations(emulator_library: Path, dtype: torch.dtype, k: int) -> None
 def test_norms(emulator_library: Path, dtype: torch.dtype, k: int, center: bool) -> None:
     """A row's sums are taken in another order: the factor is off by some 2**-24 sqrt(k), what is rounded by a step."""
     x, residual = matrix(2, k, dtype), matrix(2, k, dtype)
-    weight, bias = torch.rand(k) + 0.5, torch.randn(k) if center else None
+    weight, bias, multiplier = torch.rand(k) + 0.5, *((torch.randn(k), torch.rand(k)) if center else (None, None))
     emulator, eps = Emulator(emulator_library, 9), 1e-5
-    got_q, got_scale, got_normalized, got_sum = emulator.norm(x, residual, weight, bias, eps, center=center)
+    got_q, got_scale, got_normalized, got_sum = emulator.norm(
+        x, residual, weight, bias, eps, center=center, multiplier=multiplier
+    )
     if center:
-        q, scale, total = add_layer_norm_quantize(x, residual, weight, bias, eps)
+        q, scale, total = add_layer_norm_quantize(x, residual, weight, bias, eps, multiplier=multiplier)
         normalized, _ = add_layer_norm(x, residual, weight, bias, eps)
     else:
         q, scale, total = add_rms_norm_quantize(x, residual, weight, eps)

@@ -29,17 +29,24 @@ def equal(got, want):
 
 
 def check(x, residual, weight, bias, eps=EPS):
-    """All six ops on these arguments."""
+    """All six ops on these arguments, those that take a multiplier with one too."""
+    multiplier = torch.rand(x.shape[-1]) + 0.1
     rms = norm.rms_norm_quantize_reference(x + residual, weight, eps)
     layer = norm.layer_norm_quantize_reference(x + residual, weight, bias, eps)
     rms_float, total = norm.add_rms_norm_reference(x, residual, weight, eps)
     layer_float, _ = norm.add_layer_norm_reference(x, residual, weight, bias, eps)
+    affine = (weight, bias, eps)
+    alone = norm.layer_norm_quantize_reference(x, *affine, multiplier)
+    multiplied = norm.layer_norm_quantize_reference(x + residual, *affine, multiplier)
     equal(norm.rms_norm_quantize(x, weight, eps), norm.rms_norm_quantize_reference(x, weight, eps))
     equal(norm.layer_norm_quantize(x, weight, bias, eps), norm.layer_norm_quantize_reference(x, weight, bias, eps))
     equal(norm.add_rms_norm_quantize(x, residual, weight, eps), (*rms, total))
     equal(norm.add_rms_norm_quantize(x, residual, weight, eps, "normalized"), (*rms, rms_float))
     equal(norm.add_layer_norm_quantize(x, residual, weight, bias, eps), (*layer, total))
     equal(norm.add_layer_norm_quantize(x, residual, weight, bias, eps, "normalized"), (*layer, layer_float))
+    equal(norm.layer_norm_quantize(x, *affine, multiplier), alone)
+    equal(norm.add_layer_norm_quantize(x, residual, *affine, "sum", multiplier), (*multiplied, total))
+    equal(norm.add_layer_norm_quantize(x, residual, *affine, "normalized", multiplier), (*multiplied, layer_float))
     equal(norm.add_rms_norm(x, residual, weight, eps), (rms_float, total))
     equal(norm.add_layer_norm(x, residual, weight, bias, eps), (layer_float, total))
 
@@ -152,6 +159,8 @@ def test_results_written_past_the_cache_are_the_same(dtype, poison):
         ({"weight": None}, "bias needs a weight"),
         ({"bias": torch.ones(14)[::2]}, "bias must be contiguous"),
         ({"eps": -1.0}, "eps must not be negative"),
+        ({"multiplier": torch.ones(8)}, r"multiplier must be \[7\], got \[8\]"),
+        ({"multiplier": torch.ones(7).half()}, "multiplier must be float32, got float16"),
         ({"keep": "both"}, "keep must be sum or normalized, got both"),
         ({"x": torch.zeros(3, 7, requires_grad=True)}, "no gradient"),
     ],
@@ -169,8 +178,10 @@ def test_opcheck_and_compile():
     for op, arguments in (
         (OPS.rms_norm_quantize, (x, weight, EPS)),
         (OPS.layer_norm_quantize, (x, weight, bias, EPS)),
+        (OPS.layer_norm_quantize, (x, None, None, EPS, weight)),
         (OPS.add_rms_norm_quantize, (x, residual, weight, EPS, "normalized")),
         (OPS.add_layer_norm_quantize, (x, residual, None, None, EPS)),
+        (OPS.add_layer_norm_quantize, (x, residual, weight, bias, EPS, "normalized", weight)),
         (OPS.add_rms_norm, (x, residual, weight, EPS)),
         (OPS.add_layer_norm, (x, residual, weight, bias, EPS)),
     ):
