@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -174,6 +175,11 @@ class TensorQuant:
             is quantized, as all that is per group is.
         zero_point: as many as `scale`; empty means symmetric, but per group always from the least to the largest.
         group_size: 0 but per group.
+        smoothing: of an activation per token, a value for each channel: divides the channel before, and multiplies the
+            column of the layer's weight before that is quantized (SmoothQuant's s, arXiv 2211.10438). Empty: none.
+
+    Raises:
+        ValueError: smoothing of anything but an activation per token, or by a value that is not finite and positive.
     """
 
     granularity: Granularity
@@ -181,6 +187,17 @@ class TensorQuant:
     scale: tuple[float, ...] = ()
     zero_point: tuple[int, ...] = ()
     group_size: int = 0
+    smoothing: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.smoothing and self.granularity != "per_token":
+            raise ValueError(f"smoothing is of activations per_token, not {self.granularity}")
+        if not all(0 < value < math.inf for value in self.smoothing):
+            raise ValueError("smoothing divides: it must be finite and positive")
+
+
+#: Fields of a TensorQuant that JSON has as lists.
+_VECTORS = ("scale", "zero_point", "smoothing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +222,7 @@ class QuantSpec:
     def from_json(cls, data: Mapping[str, Any]) -> QuantSpec:
         def tensors(section: Mapping[str, Any]) -> dict[str, TensorQuant]:
             return {
-                name: TensorQuant(**{**q, "scale": tuple(q["scale"]), "zero_point": tuple(q["zero_point"])})
+                name: TensorQuant(**{**q, **{key: tuple(q.get(key, ())) for key in _VECTORS}})
                 for name, q in section.items()
             }
 

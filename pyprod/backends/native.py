@@ -62,9 +62,10 @@ def _lowered(request: Request) -> _Lowered:
             if request.quantspec is not None:
                 raise Unavailable(f"this QuantSpec of static scales can't be lowered: {why}") from why
             notes = (f"convolutions in float32: {why}",) if _has_convolutions(request.model) else ()
-    if request.quantspec is None:
-        notes += _smoothed(request)
-    quantspec = request.quantspec or dynamic_quantspec(request.model)
+    quantspec = request.quantspec
+    if quantspec is None:
+        quantspec, found = _smoothed(request)
+        notes += found
     if not quantspec.weights:
         raise Unavailable("; ".join(("model has no linear layer", *notes)))
     model, found = _linears(request, quantspec)
@@ -131,12 +132,16 @@ def _kinds(model: nn.Module, quantspec: QuantSpec) -> str:
     return " and ".join(f"{count} {kind}" + "s" * (count > 1) for kind, count in found.items())
 
 
-def _smoothed(request: Request) -> tuple[str, ...]:
+def _smoothed(request: Request) -> tuple[QuantSpec, tuple[str, ...]]:
+    """Every linear layer, and what smoothing there is to tell of."""
     try:
-        places = smooth(request.model, request.calibration)
+        found = smooth(request.model, request.calibration)
     except Untraceable:
-        return ()  # `_linears` says why
-    return (f"scale of outlying channels moved into weights at {places} places",) if places else ()
+        return dynamic_quantspec(request.model), ()  # `_linears` says why
+    wheres = [f"at {found.places} places"] if found.places else []
+    wheres += [f"of the inputs of {len(found.inputs)} layers"] if found.inputs else []
+    notes = (f"scale of outlying channels moved into weights {' and '.join(wheres)}",) if wheres else ()
+    return dynamic_quantspec(request.model, smoothing=found.inputs), notes
 
 
 def _linears(request: Request, quantspec: QuantSpec) -> _Lowered:

@@ -21,8 +21,8 @@ from pyprod.export.order import Order, Reader, Written
 from pyprod.export.program import Traced, trace
 from pyprod.kernels import _library
 from pyprod.kernels.gemm import PackedWeight, pack_weight
-from pyprod.nn import linear_scale, linears, quantize_weight
-from pyprod.types import PyprodError, QuantSpec, Unavailable
+from pyprod.nn import int8_weight, linears, multiplier
+from pyprod.types import PyprodError, QuantSpec, TensorQuant, Unavailable
 
 SUFFIX = ".native.onnx"
 NUMERICS = "simulated"
@@ -64,9 +64,10 @@ def unrounded(order: Order, path: Path) -> tuple[dict[str, Reader], nn.Module]:
     model, reference = _expanded(onnx_file.load(path), order.model), copy.deepcopy(order.model)
     layers = dict(linears(reference))
     for name, quant in order.quantspec.weights.items():
-        weight = layers[name].weight.data
-        scale = linear_scale(name, weight, quant, order.quantspec.activations.get(name))
-        layers[name].weight.data = quantize_weight(weight, scale, quant.bits) * scale[:, None]
+        activation = order.quantspec.activations.get(name)
+        q, scale = int8_weight(name, layers[name].weight, quant, activation)
+        by = multiplier(activation)
+        layers[name].weight.data = q * scale[:, None] * (1 if by is None else by)
     read = onnx_runtimes.onnxruntime(model.SerializeToString(), order.threads)
     return {"onnxruntime (activations in float)": read}, reference
 
@@ -109,7 +110,8 @@ def _lower(model: onnx.ModelProto, source: nn.Module, quantspec: QuantSpec) -> i
         vectors = {constant for constant, tensor in constants.items() if list(tensor.dims) == channels}
         chain = list(_chain(graph, node, vectors, reads))
         packed, scale = _integers(name, layers[name], quantspec, numpy_helper.to_array(weights[node.input[1]]))
-        inputs = [node.input[0], *_stored(graph, name, packed, scale), *_bias(chain, vectors)]
+        x = _multiplied(graph, node, name, quantspec.activations.get(name))
+        inputs = [x, *_stored(graph, name, packed, scale), *_bias(chain, vectors)]
         made = helper.make_node(
             OPERATOR,
             inputs,
@@ -205,10 +207,27 @@ def _integers(name: str, layer: nn.Linear, quantspec: QuantSpec, seen: np.ndarra
     if not any(np.array_equal(seen, own.numpy()) for own in (weight, weight.T)):
         raise PyprodError(f"{name}: the weight of the file is not the layer's")
     try:
-        scale = linear_scale(name, weight, quantspec.weights[name], quantspec.activations.get(name))
+        q, scale = int8_weight(name, weight, quantspec.weights[name], quantspec.activations.get(name))
     except PyprodError as error:
         raise Unavailable(str(error), 'use { step = "ptq", scheme = "dynamic" }') from error
-    return pack_weight(quantize_weight(weight, scale, quantspec.weights[name].bits)).data, scale
+    return pack_weight(q).data, scale
+
+
+def _multiplied(graph: onnx.GraphProto, node: onnx.NodeProto, name: str, activation: TensorQuant | None) -> str:
+    """What the layer reads, smoothed as the QuantSpec says: a product before `node`, one for all that want the same."""
+    x, vector = str(node.input[0]), multiplier(activation)
+    if vector is None:
+        return x
+    value, held = vector.numpy(), {tensor.name: tensor for tensor in graph.initializer}
+    for other in graph.node:
+        known = held.get(other.input[1]) if other.op_type == "Mul" and other.input[0] == x else None
+        if known is not None and np.array_equal(numpy_helper.to_array(known), value):
+            return str(other.output[0])
+    constant, product = f"{name}.multiplier", f"{name}.multiplied"
+    graph.initializer.append(numpy_helper.from_array(value, constant))
+    made = helper.make_node("Mul", [x, constant], [product], name=product)
+    graph.node.insert(list(graph.node).index(node), made)
+    return product
 
 
 def _stored(graph: onnx.GraphProto, name: str, packed: Tensor, scale: Tensor) -> list[str]:

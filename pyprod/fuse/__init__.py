@@ -30,11 +30,11 @@ from torch import Tensor, fx, nn
 
 from pyprod import discover
 from pyprod.fuse._graph import clean, flatten_constants
-from pyprod.fuse._smooth import smooth
+from pyprod.fuse._smooth import Smoothed, smooth
 from pyprod.fuse._trace import Untraceable, canonical, trace
 from pyprod.types import QuantSpec
 
-__all__ = ["Untraceable", "fuse", "passes", "smooth"]
+__all__ = ["Smoothed", "Untraceable", "fuse", "passes", "smooth"]
 
 
 def fuse(model: nn.Module, quantspec: QuantSpec, example: tuple[Tensor, ...]) -> fx.GraphModule:

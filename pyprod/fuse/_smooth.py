@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,16 +24,18 @@ _ROWS = 4  # a pass: enough for speed, few enough for memory
 
 @dataclass(frozen=True)
 class _Place:
-    """A value that only linear layers read, and what its channels are proportional to.
+    """A value that linear layers read, and what its channels are proportional to.
 
     Attributes:
         readers: the layers.
-        makers: parameters whose first dimension is the value's channels; of an attention, its values' channels.
+        makers: parameters whose first dimension is the value's channels; of an attention, its values' channels. None
+            where something else reads the value as well, or they have another use: of a layer norm, whose kernel
+            multiplies what it quantizes alone.
         groups: ``(heads, times)``: each head of the makers' channels stands `times` in a row in the value.
     """
 
     readers: tuple[nn.Linear, ...]
-    makers: tuple[Tensor, ...]
+    makers: tuple[Tensor, ...] = ()
     groups: tuple[int, int] = (1, 1)
 
     def shared(self, scale: Tensor) -> Tensor:
@@ -42,12 +44,27 @@ class _Place:
         return scale.view(heads, times, -1).amax(1, keepdim=True).expand(heads, times, -1).reshape(-1)
 
 
-def smooth(model: nn.Module, calibration: tuple[Tensor, ...], strength: float | None = None) -> int:
-    """Rescale the model in place; its outputs stay, but for rounding. Returns at how many places it did.
+@dataclass(frozen=True)
+class Smoothed:
+    """What `smooth` did and found.
+
+    Attributes:
+        places: how many values now arise smoothed.
+        inputs: by name of a layer, what should divide the channels of its input where that is quantized
+            (`TensorQuant.smoothing`): of values that the model needs as they are.
+    """
+
+    places: int
+    inputs: Mapping[str, tuple[float, ...]]
+
+
+def smooth(model: nn.Module, calibration: tuple[Tensor, ...], strength: float | None = None) -> Smoothed:
+    """Rescale the model in place; its outputs stay, but for rounding.
 
     Channel ``j`` that linear layers with weights ``w [n, k]`` read is divided by a scale where it is made (a norm, a
-    linear layer before a product or an attention), and the columns ``w_j`` are multiplied by it. A value that anything
-    else reads, or whose maker has another use, stays as it is. A weight that is tied to an embedding gets a copy.
+    linear layer before a product or an attention), and the columns ``w_j`` are multiplied by it. A weight that is tied
+    to an embedding gets a copy. A value that anything else reads, or whose maker has another use, stays as it is; if a
+    layer norm makes it, as in models that normalize after the residual, what it should be divided by is returned.
 
     What the decoder's perplexity loses then in INT8, all linears and attention, is in docs/fuse.md.
 
@@ -67,7 +84,8 @@ def smooth(model: nn.Module, calibration: tuple[Tensor, ...], strength: float | 
     known = seen(model, {place.readers[0] for place in places}, calibration, _ROWS)
     layers = {layer for place in places for layer in place.readers}
     weighs = importances(model, layers, calibration, _ROWS, TOKENS) if strength is None else {}
-    _untie(model, [layer for place in places for layer in place.readers])
+    _untie(model, [layer for place in places if place.makers for layer in place.readers])
+    inputs: dict[nn.Linear, tuple[float, ...]] = {}
     with torch.no_grad():
         for place in places:
             found = known[place.readers[0]]
@@ -76,8 +94,12 @@ def smooth(model: nn.Module, calibration: tuple[Tensor, ...], strength: float | 
                 scale = fitted(found, weights, place.shared)
             else:
                 scale = place.shared(smoothquant(found, [layer.weight for layer in place.readers], strength))
-            _rescale(place, scale)
-    return len(places)
+            if place.makers:
+                _rescale(place, scale)
+            elif not bool((scale == 1).all()):
+                inputs |= dict.fromkeys(place.readers, tuple(scale.tolist()))
+    named = {name: inputs[layer] for name, layer in linears(model) if layer in inputs}
+    return Smoothed(sum(bool(place.makers) for place in places), named)
 
 
 def _places(module: fx.GraphModule, model: nn.Module) -> Iterator[_Place]:
@@ -91,18 +113,18 @@ def _places(module: fx.GraphModule, model: nn.Module) -> Iterator[_Place]:
     for node in module.graph.find_nodes(op="call_function", target=aten.linear.default):
         read_by[node.args[0]].append(node)
     for value, readers in read_by.items():
-        made = _makers(value)
-        makers = tuple(tensor(module, node) for node in made.parameters)
         weights = [tensor(module, node.args[1]) for node in readers if node.args[1].op == "get_attr"]
         layers = tuple(layer for weight in weights for layer in owners[weight.data_ptr()])
-        if (
-            makers
-            and set(value.users) == set(readers)
-            and len(layers) == len(readers) == len({id(layer) for layer in layers})
-            and all(_only_embeddings(uses[weight.data_ptr()] - set(readers)) for weight in weights)
-            and all(len(uses[maker.data_ptr()]) == 1 for maker in makers)
-        ):
+        if len(layers) != len(readers) or len(set(layers)) != len(layers):
+            continue
+        if not all(_only_embeddings(uses[weight.data_ptr()] - set(readers)) for weight in weights):
+            continue
+        made = _makers(value)
+        makers = tuple(tensor(module, node) for node in made.parameters)
+        if makers and set(value.users) == set(readers) and all(len(uses[m.data_ptr()]) == 1 for m in makers):
             yield _Place(layers, makers, made.groups)
+        elif is_call(value, aten.layer_norm.default):
+            yield _Place(layers)
 
 
 def _only_embeddings(nodes: set[fx.Node]) -> bool:

@@ -17,7 +17,7 @@ from pyprod.fuse._graph import call, constant, shape
 from pyprod.fuse._pieces import Piece, pieces
 from pyprod.fuse._trace import Untraceable
 from pyprod.kernels.cnn import CnnStep, CnnValue, pack_cnn
-from pyprod.nn import linear_scale, quantize_weight
+from pyprod.nn import int8_weight
 from pyprod.types import QuantSpec, TensorQuant
 
 aten, ours = torch.ops.aten, torch.ops.pyprod
@@ -66,8 +66,8 @@ def _step(step: Step, index: Mapping[fx.Node, int], quantspec: QuantSpec) -> Cnn
     if step.weight is None:
         return CnnStep(*where)
     quant = quantspec.weights[step.name]
-    w_scale = linear_scale(step.name, step.weight.flatten(1), quant, _PER_TOKEN)
-    w_q = quantize_weight(step.weight.flatten(1), w_scale, quant.bits).reshape(step.weight.shape)
+    w_q, w_scale = int8_weight(step.name, step.weight.flatten(1), quant, _PER_TOKEN)
+    w_q = w_q.reshape(step.weight.shape)
     # Batch normalization goes into the float side of the sums: the integers stay those that the QuantSpec means.
     return CnnStep(*where, step.relu, w_q, (w_scale * step.factor).contiguous(), step.bias.contiguous())
 

@@ -3,7 +3,15 @@
 from pyprod.nn.calibrate import Range, asymmetric, from_ranges, minmax, static_quantspec, watch
 from pyprod.nn.convert import convert, dynamic_quantspec, layers, linears
 from pyprod.nn.int4 import Int4Linear, int4_weight
-from pyprod.nn.linear import Int8Linear, channel_scale, largest, linear_scale, quantize_weight
+from pyprod.nn.linear import (
+    Int8Linear,
+    channel_scale,
+    int8_weight,
+    largest,
+    multiplier,
+    quantize_weight,
+    smoothing,
+)
 
 __all__ = [
     "Int4Linear",
@@ -15,12 +23,14 @@ __all__ = [
     "dynamic_quantspec",
     "from_ranges",
     "int4_weight",
+    "int8_weight",
     "largest",
     "layers",
-    "linear_scale",
     "linears",
     "minmax",
+    "multiplier",
     "quantize_weight",
+    "smoothing",
     "static_quantspec",
     "watch",
 ]

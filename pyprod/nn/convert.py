@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from torch import nn
 
 from pyprod import discover
 from pyprod.nn.int4 import Int4Linear, int4_weight
-from pyprod.nn.linear import Int8Linear, channel_scale, linear_scale
+from pyprod.nn.linear import Int8Linear, int8_weight, multiplier
 from pyprod.types import PyprodError, QuantSpec, TensorQuant
 
 
-def dynamic_quantspec(model: nn.Module, bits: int = 8, group_size: int = 0) -> QuantSpec:
+def dynamic_quantspec(
+    model: nn.Module,
+    bits: int = 8,
+    group_size: int = 0,
+    smoothing: Mapping[str, Sequence[float]] = MappingProxyType({}),
+) -> QuantSpec:
     """The default scheme of a float model: every nn.Linear, weights per channel, activations per token at run time.
 
     Args:
         bits: of the weights; the activations have 8.
         group_size: weights per group of so many inputs instead.
+        smoothing: of the inputs of some layers, by their names: see `TensorQuant`.
 
     Subclasses of nn.Linear are left out: their owners read the weight directly (nn.MultiheadAttention does).
     """
     weights, activations = {}, {}
     for name, linear in linears(model):
+        activations[name] = TensorQuant("per_token", smoothing=tuple(smoothing.get(name, ())))
         if group_size:
             weights[name] = TensorQuant("per_group", bits, group_size=group_size)
         else:
-            weights[name] = TensorQuant("per_channel", bits, tuple(channel_scale(linear.weight, bits).tolist()))
-        activations[name] = TensorQuant("per_token")
+            scale = int8_weight(name, linear.weight, TensorQuant("per_channel", bits), activations[name])[1]
+            weights[name] = TensorQuant("per_channel", bits, tuple(scale.tolist()))
     return QuantSpec(weights, activations)
 
 
@@ -61,8 +69,9 @@ def convert(model: nn.Module, quantspec: QuantSpec) -> nn.Module:
 
 def _converted(name: str, linear: nn.Linear, quant: TensorQuant, activation: TensorQuant | None) -> nn.Module:
     if quant.granularity == "per_group":
-        return Int4Linear(int4_weight(name, linear.weight, quant, activation), linear.bias)
-    return Int8Linear.from_float(linear, linear_scale(name, linear.weight, quant, activation), bits=quant.bits)
+        return Int4Linear(int4_weight(name, linear.weight, quant, activation), linear.bias, multiplier(activation))
+    q, scale = int8_weight(name, linear.weight, quant, activation)
+    return Int8Linear(q, scale, linear.bias, multiplier=multiplier(activation))
 
 
 def linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:

@@ -14,7 +14,7 @@ from pyprod.kernels.int4_linear import (
     pack_int4_weight,
     quantize_int4_weight,
 )
-from pyprod.nn.linear import check_per_token
+from pyprod.nn.linear import smoothed_weight
 from pyprod.types import PyprodError, TensorQuant
 
 
@@ -27,25 +27,30 @@ class Int4Linear(nn.Module):
     Args:
         weight: as `pyprod.kernels.int4_linear.quantize_int4_weight` makes it.
         bias: float32 ``[out_features]``, or None.
+        multiplier: float32 ``[in_features]`` or None: of the input's channels, before they are quantized.
     """
 
     weight: Tensor
     bias: Tensor | None
+    multiplier: Tensor | None
 
-    def __init__(self, weight: Int4Weight, bias: Tensor | None = None) -> None:
+    def __init__(self, weight: Int4Weight, bias: Tensor | None = None, multiplier: Tensor | None = None) -> None:
         super().__init__()
         packed = pack_int4_weight(weight)
         self.out_features, self.in_features = packed.n, packed.k
         self.group_size, self.zeros = packed.group_size, packed.zeros
         self.register_buffer("weight", packed.data)
         self.register_buffer("bias", None if bias is None else bias.detach().float().contiguous())
+        self.register_buffer("multiplier", multiplier)
 
     def forward(self, x: Tensor) -> Tensor:
-        return int4_linear(x, self._packed(), self.bias)
+        read = x if self.multiplier is None else x * self.multiplier
+        return int4_linear(read, self._packed(), self.bias).to(x.dtype)
 
     def dequantized_weight(self) -> Tensor:
-        """The float32 weight ``[out_features, in_features]`` that the integers stand for."""
-        return self._packed().unpack().dequantize()
+        """The float32 weight ``[out_features, in_features]`` that integers and multiplier stand for."""
+        weight = self._packed().unpack().dequantize()
+        return weight if self.multiplier is None else weight * self.multiplier
 
     def extra_repr(self) -> str:
         shape = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
@@ -55,14 +60,15 @@ class Int4Linear(nn.Module):
         return PackedInt4Weight(self.weight, self.out_features, self.in_features, self.group_size, self.zeros)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int4Linear:
-        bias = self.bias  # a cast casts nothing: the bias stays float32
+        floats = {name: getattr(self, name) for name in ("bias", "multiplier")}  # a cast casts nothing
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.bias = bias.to(self.weight.device) if bias is not None else None
+        for name, value in floats.items():
+            setattr(self, name, None if value is None else value.to(self.weight.device))
         return self
 
 
 def int4_weight(name: str, weight: Tensor, quant: TensorQuant, activation: TensorQuant | None) -> Int4Weight:
-    """The weight ``[N, K]`` of a layer whose QuantSpec says "per_group".
+    """The weight ``[N, K]`` of a layer whose QuantSpec says "per_group", smoothed as its activation says.
 
     Raises:
         PyprodError: Int4Linear does not compute that scheme; the message begins with `name`.
@@ -73,5 +79,5 @@ def int4_weight(name: str, weight: Tensor, quant: TensorQuant, activation: Tenso
             f"{name}: Int4Linear needs a weight of 4 bits per group of {sizes}, its scales found from the weight; got "
             f"{quant.bits} bits {quant.granularity}, groups of {quant.group_size}"
         )
-    check_per_token(name, "Int4Linear", activation)
-    return quantize_int4_weight(weight.detach(), quant.group_size, symmetric=False)
+    smoothed = smoothed_weight(name, "Int4Linear", weight, activation)
+    return quantize_int4_weight(smoothed, quant.group_size, symmetric=False)

@@ -25,14 +25,21 @@ class Int8Linear(nn.Module):
         weight_scale: float32 ``[out_features]``.
         bias: float32 ``[out_features]``, or None.
         activation: fused into the layer; see `pyprod.kernels.linear.int8_linear`.
+        multiplier: float32 ``[in_features]`` or None: of the input's channels, before they are quantized.
     """
 
     weight: Tensor
     weight_scale: Tensor
     bias: Tensor | None
+    multiplier: Tensor | None
 
     def __init__(
-        self, weight_q: Tensor, weight_scale: Tensor, bias: Tensor | None = None, activation: Activation | None = None
+        self,
+        weight_q: Tensor,
+        weight_scale: Tensor,
+        bias: Tensor | None = None,
+        activation: Activation | None = None,
+        multiplier: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.out_features, self.in_features = weight_q.shape
@@ -40,6 +47,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("weight", pack_weight(weight_q).data)
         self.register_buffer("weight_scale", weight_scale.detach().float().contiguous())
         self.register_buffer("bias", None if bias is None else bias.detach().float().contiguous())
+        self.register_buffer("multiplier", multiplier)
 
     @classmethod
     def from_float(
@@ -61,12 +69,14 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         packed = PackedWeight(self.weight, self.out_features, self.in_features)
-        return int8_linear(x, packed, self.weight_scale, self.bias, self.activation)
+        read = x if self.multiplier is None else x * self.multiplier
+        return int8_linear(read, packed, self.weight_scale, self.bias, self.activation, out_dtype=x.dtype)
 
     def dequantized_weight(self) -> Tensor:
-        """The float32 weight ``[out_features, in_features]`` that the integers stand for."""
+        """The float32 weight ``[out_features, in_features]`` that integers and multiplier stand for."""
         packed = PackedWeight(self.weight, self.out_features, self.in_features)
-        return packed.unpack() * self.weight_scale[:, None]
+        weight = packed.unpack() * self.weight_scale[:, None]
+        return weight if self.multiplier is None else weight * self.multiplier
 
     def extra_repr(self) -> str:
         fused = f", activation={self.activation}" if self.activation else ""
@@ -74,11 +84,10 @@ class Int8Linear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8Linear:
         # Every .to(), .half(), .cuda() comes through here: follow the int8 weight's device, refuse the cast.
-        scale, bias = self.weight_scale, self.bias
+        floats = {name: getattr(self, name) for name in ("weight_scale", "bias", "multiplier")}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        device = self.weight.device
-        self.weight_scale = scale.to(device) if scale.device != device else scale
-        self.bias = bias.to(device) if bias is not None and bias.device != device else bias
+        for name, value in floats.items():
+            setattr(self, name, None if value is None else value.to(self.weight.device))
         return self
 
 
@@ -100,8 +109,11 @@ def largest(bits: int) -> int:
     return (1 << (bits - 1)) - 1
 
 
-def linear_scale(name: str, float_weight: Tensor, weight: TensorQuant, activation: TensorQuant | None) -> Tensor:
-    """The scale of each output channel of `float_weight` ``[N, K]``: float32 ``[N]``.
+def int8_weight(
+    name: str, float_weight: Tensor, weight: TensorQuant, activation: TensorQuant | None
+) -> tuple[Tensor, Tensor]:
+    """The integers ``[N, K]`` of a layer's weight, smoothed as its activation says, and a scale for each channel:
+    int8 ``[N, K]`` and float32 ``[N]``.
 
     Raises:
         PyprodError: Int8Linear does not compute that scheme; the message begins with `name`.
@@ -110,24 +122,47 @@ def linear_scale(name: str, float_weight: Tensor, weight: TensorQuant, activatio
         raise PyprodError(
             f"{name}: Int8Linear needs a symmetric weight of 2 to 8 bits per tensor or channel, got {_short(weight)}"
         )
-    check_per_token(name, "Int8Linear", activation)
+    smoothed = smoothed_weight(name, "Int8Linear", float_weight, activation)
     channels = float_weight.shape[0]
     if not weight.scale:
-        return channel_scale(float_weight, weight.bits)
-    if len(weight.scale) not in (1, channels):
+        scale = channel_scale(smoothed, weight.bits)
+    elif len(weight.scale) in (1, channels):
+        scale = torch.tensor(weight.scale, dtype=torch.float32).expand(channels)
+    else:
         raise PyprodError(f"{name}: need 1 or {channels} weight scales, got {len(weight.scale)}")
-    return torch.tensor(weight.scale, dtype=torch.float32).expand(channels)
+    return quantize_weight(smoothed, scale, weight.bits), scale
 
 
-def check_per_token(name: str, layer: str, activation: TensorQuant | None) -> None:
-    """Refuse activations that are not quantized to 8 bits per token at run time.
+def smoothing(activation: TensorQuant | None) -> Tensor | None:
+    """What multiplies the columns of a weight that reads this: float32 ``[K]``; None where it is not smoothed."""
+    if activation is None or not activation.smoothing:
+        return None
+    return torch.tensor(activation.smoothing, dtype=torch.float32)
+
+
+def multiplier(activation: TensorQuant | None) -> Tensor | None:
+    """What the activation's own channels are multiplied by: one over `smoothing`."""
+    scale = smoothing(activation)
+    return None if scale is None else 1 / scale
+
+
+def smoothed_weight(name: str, layer: str, weight: Tensor, activation: TensorQuant | None) -> Tensor:
+    """A weight ``[N, K]`` as it is quantized in a `layer` whose activations are quantized to 8 bits per token at run
+    time: its columns times the activation's smoothing.
 
     Raises:
-        PyprodError: they are not; the message begins with `name`.
+        PyprodError: the activations are quantized otherwise, or smoothed by another number of channels; the message
+            begins with `name`.
     """
     if activation is None or activation.bits != 8 or activation.granularity != "per_token" or activation.scale:
         got = "none" if activation is None else _short(activation)
         raise PyprodError(f"{name}: {layer} needs 8-bit dynamic per_token activations, got {got}")
+    weight, scale = weight.detach().float(), smoothing(activation)
+    if scale is None:
+        return weight
+    if len(scale) != weight.shape[1]:
+        raise PyprodError(f"{name}: need smoothing of {weight.shape[1]} channels, got {len(scale)}")
+    return weight * scale
 
 
 def _short(quant: TensorQuant) -> str:

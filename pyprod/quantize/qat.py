@@ -84,6 +84,8 @@ class Rounding:
                 continue
             self._weights[layer] = _Weight(layer.weight, quant)
             parametrize.register_parametrization(layer, "weight", self._weights[layer])
+            if start.activations[name].smoothing:
+                raise PyprodError(f"{name}: its input is smoothed, which training does not learn around; smooth after")
             rounding = self._input(start.activations[name])
             layer.add_module(_CHILD, rounding)
             self._inputs[layer] = rounding

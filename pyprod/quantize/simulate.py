@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyprod import discover
 from pyprod.kernels.quantize import quantize_per_token_reference
-from pyprod.nn import channel_scale, int4_weight, largest, layers
+from pyprod.nn import channel_scale, int4_weight, largest, layers, multiplier, smoothing
 from pyprod.types import PyprodError, QuantSpec, TensorQuant
 
 
@@ -52,13 +52,16 @@ def _simulate(model: nn.Module, quantspec: QuantSpec, undo: list[Callable[[], No
             raise PyprodError(discover.unknown("linear layer or convolution", name, found))
         layer = found[name]
         undo.append(_restore(layer, layer.weight.data))
-        layer.weight.data = fake_quantized_weight(layer.weight.data, quant)
-        if (activation := quantspec.activations.get(name)) is not None:
+        activation = quantspec.activations.get(name)
+        layer.weight.data = fake_quantized_weight(layer.weight.data, quant, activation)
+        if activation is not None:
             undo.append(layer.register_forward_pre_hook(_hook(activation)).remove)
 
 
-def fake_quantized_weight(weight: Tensor, quant: TensorQuant) -> Tensor:
-    """The values that a weight's integers stand for, ``[N, ...]``."""
+def fake_quantized_weight(weight: Tensor, quant: TensorQuant, activation: TensorQuant | None = None) -> Tensor:
+    """The values that a weight's integers stand for, ``[N, ...]``, where it reads such an activation."""
+    if (scale := smoothing(activation)) is not None:
+        return fake_quantized_weight(weight * scale, quant) / scale
     if quant.granularity == "per_group":
         grouped = int4_weight("a weight", weight.flatten(1), quant, TensorQuant("per_token"))
         return grouped.dequantize().view_as(weight)
@@ -80,8 +83,10 @@ def fake_quantized_activation(x: Tensor, quant: TensorQuant) -> Tensor:
         PyprodError: it is neither 8 bits per token, found at run time, nor static per tensor.
     """
     if quant.granularity == "per_token" and not quant.scale and quant.bits == 8:
-        q, scale = quantize_per_token_reference(x)
-        return q.float() * scale[..., None]
+        by = multiplier(quant)
+        q, scale = quantize_per_token_reference(x if by is None else x * by)
+        values = q.float() * scale[..., None]
+        return values if by is None else values / by
     if quant.granularity == "per_tensor" and len(quant.scale) == 1:
         low, high = -(2 ** (quant.bits - 1)), 2 ** (quant.bits - 1) - 1
         step, zero = quant.scale[0], quant.zero_point[0] if quant.zero_point else 0
