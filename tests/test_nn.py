@@ -128,6 +128,7 @@ def test_attention_keeps_its_projection():
         (TensorQuant("per_channel", scale=(0.1, 0.2)), TensorQuant("per_token"), "need 1 or 128 weight scales, got 2"),
         (TensorQuant("per_channel"), TensorQuant("per_tensor", scale=(0.1,)), "got 8-bit static per_tensor"),
         (TensorQuant("per_channel"), None, "per_token activations, got none"),
+        (TensorQuant("per_channel"), TensorQuant("per_token", smoothing=(2.0,)), "smoothing of 64 channels, got 1"),
     ],
 )
 def test_a_scheme_that_is_not_ours_is_refused(digits, weight, activation, message):
@@ -147,6 +148,23 @@ def test_an_unknown_layer_changes_nothing(digits):
     with pytest.raises(PyprodError, match=r"unknown nn\.Linear 'querry'; did you mean 'query'"):
         convert(model, QuantSpec({"query": quant, "querry": quant}, {"query": TensorQuant("per_token")}))
     assert type(model.query) is nn.Linear
+
+
+@pytest.mark.parametrize("scheme", [{}, {"bits": 4, "group_size": 32}])
+def test_a_smoothed_layer_is_nearer_to_the_float_one(scheme):
+    linear, x = nn.Linear(64, 20), torch.randn(50, 64)
+    x[:, 3] *= 100
+    smoothing = (x.abs().amax(0).sqrt()).tolist()
+    want = linear(x)
+    plain, smoothed = (
+        convert(copy.deepcopy(linear), dynamic_quantspec(linear, **scheme, smoothing=s)) for s in ({}, {"": smoothing})
+    )
+    assert (smoothed(x) - want).norm() < (plain(x) - want).norm() / 2
+    assert (smoothed.dequantized_weight() - linear.weight).norm() < 0.2 * linear.weight.norm()
+    half = copy.deepcopy(smoothed).half()
+    assert half.multiplier.dtype == torch.float32
+    assert half(x.half()).dtype == torch.float16
+    assert torch.equal(half(x), smoothed(x))
 
 
 def test_int4_linear_is_the_kernel_and_stays_in_its_formats():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -77,6 +78,22 @@ def test_a_measurement_survives_the_record(measurement: Measurement) -> None:
 @given(st.builds(QuantSpec, st.dictionaries(st.text(), tensors), st.dictionaries(st.text(), tensors)))
 def test_a_quantspec_survives_a_file(spec: QuantSpec) -> None:
     assert QuantSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+def test_smoothing_survives_a_file_and_older_files_have_none() -> None:
+    quant = TensorQuant("per_token", smoothing=(0.5, 3.0))
+    data = json.loads(json.dumps(QuantSpec({}, {"up": quant}).to_json()))
+    assert QuantSpec.from_json(data).activations == {"up": quant}
+    del data["activations"]["up"]["smoothing"]
+    assert QuantSpec.from_json(data).activations == {"up": TensorQuant("per_token")}
+
+
+@pytest.mark.parametrize("smoothing", [(0.0,), (-1.0,), (1.0, math.inf), (math.nan,)])
+def test_what_cannot_smooth(smoothing: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="finite and positive"):
+        TensorQuant("per_token", smoothing=smoothing)
+    with pytest.raises(ValueError, match="per_token, not per_tensor"):
+        TensorQuant("per_tensor", scale=(1.0,), smoothing=(1.0,))
 
 
 def test_unavailable_says_why_and_what_to_do() -> None:

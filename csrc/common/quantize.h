@@ -30,11 +30,19 @@ PYPROD_INLINE int32_t round_scaled(float x, float inverse) {
   return std::bit_cast<int32_t>(x * inverse + 12582912.0f) - 0x4b400000;
 }
 
-// A row of floats as quantize_values() reads it.
-template <class T>
+// A row of floats that is quantized: of a type that is known only at run time, each times its multiplier.
+struct FloatRow {
+  Float type;
+  const void* x;
+  const float* multiplier = nullptr;  // [k], or null
+};
+
+// The same as quantize_values() reads it.
+template <class T, bool kMultiplier = false>
 struct Values {
   const T* x;
-  PYPROD_INLINE float at(int64_t i) const { return to_float(x[i]); }
+  const float* multiplier = nullptr;
+  PYPROD_INLINE float at(int64_t i) const { return kMultiplier ? to_float(x[i]) * multiplier[i] : to_float(x[i]); }
 };
 
 // Quantizes values.at(0) .. at(k - 1), whose largest magnitude_bits() is `top`, each stored with kOffset added; returns
@@ -51,27 +59,34 @@ PYPROD_INLINE float quantize_values(const From& values, int64_t k, int32_t top, 
   return scale;
 }
 
-// Quantizes k floats.
-template <int kOffset = 0, class From, class To>
-PYPROD_INLINE float quantize_floats(const From* x, int64_t k, To* q) {
+// Quantizes k values.
+template <int kOffset, class From, class To>
+PYPROD_INLINE float quantize_all(const From& values, int64_t k, To* q) {
   int32_t top = 0;
   for (int64_t i = 0; i < k; ++i) {
-    const int32_t bits = magnitude_bits(to_float(x[i]));
+    const int32_t bits = magnitude_bits(values.at(i));
     top = bits > top ? bits : top;
   }
-  return quantize_values<kOffset>(Values<From>{x}, k, top, q);
+  return quantize_values<kOffset>(values, k, top, q);
 }
 
-// The same of a type that is known only at run time.
+template <int kOffset, class T, class To>
+PYPROD_INLINE float quantize_floats_of(const FloatRow& row, int64_t k, To* q) {
+  const T* x = static_cast<const T*>(row.x);
+  if (row.multiplier == nullptr) return quantize_all<kOffset>(Values<T>{x}, k, q);
+  return quantize_all<kOffset>(Values<T, true>{x, row.multiplier}, k, q);
+}
+
+// Quantizes k floats.
 template <int kOffset = 0, class To>
-PYPROD_INLINE float quantize_floats(Float type, const void* x, int64_t k, To* q) {
-  switch (type) {
+PYPROD_INLINE float quantize_floats(const FloatRow& row, int64_t k, To* q) {
+  switch (row.type) {
     case Float::f32:
-      return quantize_floats<kOffset>(static_cast<const float*>(x), k, q);
+      return quantize_floats_of<kOffset, float>(row, k, q);
     case Float::bf16:
-      return quantize_floats<kOffset>(static_cast<const BFloat16*>(x), k, q);
+      return quantize_floats_of<kOffset, BFloat16>(row, k, q);
     default:
-      return quantize_floats<kOffset>(static_cast<const Float16*>(x), k, q);
+      return quantize_floats_of<kOffset, Float16>(row, k, q);
   }
 }
 

@@ -41,10 +41,11 @@ const char* emulate_gemm(const EmulatorSettings* settings, const int8_gemm::Cuda
   return emulate(*settings, [&] { return int8_gemm::launch_gemm(*gemm, nullptr); });
 }
 
-const char* emulate_quantize(const EmulatorSettings* settings, int type, const void* x, int64_t x_stride, int64_t m,
-                             int64_t k, int8_t* q, int64_t q_stride, float* scale) {
+const char* emulate_quantize(const EmulatorSettings* settings, int type, const void* x, const float* multiplier,
+                             int64_t x_stride, int64_t m, int64_t k, int8_t* q, int64_t q_stride, float* scale) {
   return emulate(*settings, [&] {
-    return int8_gemm::launch_quantize(static_cast<Float>(type), x, x_stride, m, k, q, q_stride, scale, nullptr);
+    return int8_gemm::launch_quantize({static_cast<Float>(type), x, multiplier}, x_stride, m, k, q, q_stride, scale,
+                                      nullptr);
   });
 }
 const char* emulate_pad(const EmulatorSettings* settings, int is_unsigned, const void* x, int64_t x_stride, int64_t m,

@@ -24,11 +24,12 @@ struct Loops512 {
     for (int r = 0; r < rows; ++r) {
       const __m512 by = _mm512_set1_ps(inverse[r]);
       for (int64_t d = 0; d < whole; d += 64) {
-        _mm512_storeu_si512(q + r * stride + d, int8_gemm::quantize_64<0>(x[r] + d, ~__mmask64{0}, by));
+        _mm512_storeu_si512(q + r * stride + d, int8_gemm::quantize_64<0>(Values<float>{x[r]}, d, ~__mmask64{0}, by));
       }
       if (rest <= 32) continue;
       const __mmask64 mask = (__mmask64{1} << rest) - 1;
-      _mm512_mask_storeu_epi8(q + r * stride + whole, mask, int8_gemm::quantize_64<0>(x[r] + whole, mask, by));
+      _mm512_mask_storeu_epi8(q + r * stride + whole, mask,
+                              int8_gemm::quantize_64<0>(Values<float>{x[r]}, whole, mask, by));
     }
     if (rest == 0 || rest > 32) return;
     const __mmask32 mask = static_cast<__mmask32>((uint64_t{1} << rest) - 1);
@@ -135,8 +136,10 @@ struct Loops512 {
                                                  float by_b) {
     const __mmask16 low = static_cast<__mmask16>(mask), high = static_cast<__mmask16>(mask >> 16);
     const __m512 first = _mm512_set1_ps(by_a), second = _mm512_set1_ps(by_b);
-    return int8_gemm::pack_64(int8_gemm::round_16(a, low, first), int8_gemm::round_16(a + 16, high, first),
-                              int8_gemm::round_16(b, low, second), int8_gemm::round_16(b + 16, high, second));
+    using int8_gemm::load_floats;
+    using int8_gemm::round_16;
+    return int8_gemm::pack_64(round_16(load_floats(a, low), first), round_16(load_floats(a + 16, high), first),
+                              round_16(load_floats(b, low), second), round_16(load_floats(b + 16, high), second));
   }
 
   // row_scale() of up to 16 rows, and 1 / it.

@@ -14,9 +14,10 @@ const int8_t* bytes_of(const Tensor& packed) { return static_cast<const int8_t*>
 
 Tensor linear(const Tensor& x_in, const Tensor& packed, int64_t n, int64_t k, const Tensor& w_scale,
               const std::optional<Tensor>& bias, const std::optional<StringArgument>& activation,
-              const std::optional<Tensor>& residual_in, std::optional<ScalarType> out_dtype) {
+              const std::optional<Tensor>& residual_in, std::optional<ScalarType> out_dtype,
+              const std::optional<Tensor>& multiplier) {
   const Layer layer = {packed, n, k, w_scale, bias, activation, residual_in};
-  const LinearTypes types = check_linear(x_in, layer, out_dtype);
+  const LinearTypes types = check_linear(x_in, layer, out_dtype, multiplier);
   const int64_t m = rows_of(x_in);
   const Path& isa = path_for(m);
   const Tensor x = plain_rows(x_in);
@@ -28,7 +29,7 @@ Tensor linear(const Tensor& x_in, const Tensor& packed, int64_t n, int64_t k, co
   const char* from = static_cast<const char*>(x.const_data_ptr());
   const int64_t bytes = row_stride(x) * item_size(types.in);
   const auto prepare = [&](int64_t row, void* prepared) {
-    scales[row] = isa.prepare_quantized(types.in, from + row * bytes, k, prepared);
+    scales[row] = isa.prepare_quantized({types.in, from + row * bytes, types.multiplier}, k, prepared);
   };
   Driver(TorchThreads(), isa, m, n, k, bytes_of(packed), prepare, epilogue).run();
   return out;
@@ -88,7 +89,7 @@ Tensor linear_static(const Tensor& x_in, double x_scale, int64_t x_zero_point, c
 STABLE_TORCH_LIBRARY_FRAGMENT(pyprod, m) {
   m.def(
       "int8_linear(Tensor x, Tensor packed, int n, int k, Tensor w_scale, Tensor? bias=None, str? activation=None, "
-      "Tensor? residual=None, ScalarType? out_dtype=None) -> Tensor");
+      "Tensor? residual=None, ScalarType? out_dtype=None, Tensor? multiplier=None) -> Tensor");
   m.def(
       "int8_linear_prequantized(Tensor q, Tensor scale, Tensor packed, int n, int k, Tensor w_scale, "
       "Tensor? bias=None, str? activation=None, Tensor? residual=None, ScalarType? out_dtype=None) -> Tensor");

@@ -44,15 +44,21 @@ struct LinearTypes {
   Float in, out;
   ScalarType out_dtype;
   Activation activation;
+  const float* multiplier = nullptr;  // [k] of the activations that are quantized here, or null
 };
 
-inline LinearTypes check_linear(const Tensor& x, const Layer& layer, std::optional<ScalarType> out_dtype) {
+inline LinearTypes check_linear(const Tensor& x, const Layer& layer, std::optional<ScalarType> out_dtype,
+                                const std::optional<Tensor>& multiplier) {
   constexpr const char* op = "int8_linear";
   LinearTypes types;
   types.in = check_float(op, "x", x.scalar_type());
   types.out_dtype = out_dtype.value_or(x.scalar_type());
   types.out = check_float(op, "out_dtype", types.out_dtype);
   types.activation = check_layer(op, "x", x, layer, types.out_dtype);
+  if (multiplier.has_value()) {
+    check_vector(op, "multiplier", *multiplier, layer.k, x);
+    types.multiplier = static_cast<const float*>(multiplier->const_data_ptr());
+  }
   return types;
 }
 

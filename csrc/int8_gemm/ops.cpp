@@ -25,7 +25,7 @@ std::tuple<Tensor, Tensor> quantize_per_token(const Tensor& x_in) {
   float* scales = static_cast<float*>(scale.mutable_data_ptr());
   const int64_t bytes = stride * item_size(type);
   parallel_for(0, rows, ceil_div(1 << 15, std::max<int64_t>(1, k)), [&](int64_t begin, int64_t end) {
-    for (int64_t m = begin; m < end; ++m) scales[m] = isa.quantize(type, from + m * bytes, k, to + m * k);
+    for (int64_t m = begin; m < end; ++m) scales[m] = isa.quantize({type, from + m * bytes}, k, to + m * k);
   });
   return {q, scale};
 }

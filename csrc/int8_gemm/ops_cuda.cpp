@@ -63,7 +63,7 @@ std::tuple<Tensor, Tensor> quantize_per_token(const Tensor& x_in) {
   const int64_t k = x.size(x.dim() - 1);
   Tensor q = new_output(x, x.sizes(), ScalarType::Char);
   Tensor scale = new_output(x, {x.sizes().data(), x.sizes().size() - 1}, ScalarType::Float);
-  device.check(launch_quantize(type, x.const_data_ptr(), row_stride(x), rows_of(x), k,
+  device.check(launch_quantize({type, x.const_data_ptr()}, row_stride(x), rows_of(x), k,
                                static_cast<int8_t*>(q.mutable_data_ptr()), k,
                                static_cast<float*>(scale.mutable_data_ptr()), device.stream()));
   return {q, scale};
@@ -83,9 +83,10 @@ Tensor gemm(const Tensor& a, const Tensor& packed, int64_t n, int64_t k) {
 
 Tensor linear(const Tensor& x_in, const Tensor& packed, int64_t n, int64_t k, const Tensor& w_scale,
               const std::optional<Tensor>& bias, const std::optional<StringArgument>& activation,
-              const std::optional<Tensor>& residual_in, std::optional<ScalarType> out_dtype) {
+              const std::optional<Tensor>& residual_in, std::optional<ScalarType> out_dtype,
+              const std::optional<Tensor>& multiplier) {
   const Layer layer = {packed, n, k, w_scale, bias, activation, residual_in};
-  const LinearTypes types = check_linear(x_in, layer, out_dtype);
+  const LinearTypes types = check_linear(x_in, layer, out_dtype, multiplier);
   const OnDevice device("int8_linear", x_in);
   const Tensor x = plain_rows(x_in);
   const int64_t m = rows_of(x);
@@ -95,7 +96,7 @@ Tensor linear(const Tensor& x_in, const Tensor& packed, int64_t n, int64_t k, co
   std::optional<Tensor> residual;
   Epilogue epilogue = epilogue_of(layer, types, out, residual);
   epilogue.row_scale = static_cast<const float*>(row_scale.const_data_ptr());
-  device.check(launch_quantize(types.in, x.const_data_ptr(), row_stride(x), m, k,
+  device.check(launch_quantize({types.in, x.const_data_ptr(), types.multiplier}, row_stride(x), m, k,
                                static_cast<int8_t*>(rows.tensor.mutable_data_ptr()), rows.stride,
                                static_cast<float*>(row_scale.mutable_data_ptr()), device.stream()));
   multiply(device, rows, m, packed, n, k, epilogue);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "common/quantize.h"
 #include "int8_gemm/epilogue.h"
 #include "int8_gemm/layout.h"
 
@@ -32,9 +33,9 @@ struct Path {
   // Copies k uint8, each lowered by 128 to be an int8, into prepared form.
   void (*prepare_unsigned)(const uint8_t* a, int64_t k, void* prepared);
   // Quantizes k floats into prepared form; returns the scale (common/quantize.h).
-  float (*prepare_quantized)(Float type, const void* x, int64_t k, void* prepared);
+  float (*prepare_quantized)(const FloatRow& x, int64_t k, void* prepared);
   // Quantizes k floats to int8; returns the scale.
-  float (*quantize)(Float type, const void* x, int64_t k, int8_t* q);
+  float (*quantize)(const FloatRow& x, int64_t k, int8_t* q);
   // acc[rows][32] = a[rows, k] * panel, exact. `stride`: bytes from one prepared row to the next. Works alone; many
   // calls belong into a TileScope.
   void (*tile)(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc);

@@ -9,6 +9,7 @@ namespace {
 struct Quantize {
   const void* x;
   int64_t x_stride, k;
+  const float* multiplier;
   int8_t* q;
   int64_t q_stride;
   float* scale;
@@ -20,14 +21,15 @@ __global__ void __launch_bounds__(cuda::kRowThreads, cuda::kRowBlocks)
   const int64_t row = cuda::block_x();
   const cuda::RowOf<From, kWhole> x = {static_cast<const From*>(call.x) + row * call.x_stride, call.k};
   const cuda::QuantizedRow<kWhole> to = {call.q + row * call.q_stride, call.k, call.q_stride};
-  cuda::quantize_row([&x](int64_t i) { return x.eight(i); }, to, call.scale + row);
+  const cuda::RowOf<float, kWhole> multiplier = {call.multiplier, call.k};
+  cuda::quantize_row([&](int64_t i) { return cuda::multiplied(multiplier, i, x.eight(i)); }, to, call.scale + row);
 }
 
 template <class From>
 const char* launch(const Quantize& call, int64_t m, void* stream) {
   const bool whole = call.q_stride == call.k && call.k % 8 == 0 &&
                      cuda::rows_aligned(static_cast<const From*>(call.x), call.x_stride) &&
-                     cuda::rows_aligned(call.q, call.q_stride);
+                     cuda::rows_aligned(call.q, call.q_stride) && cuda::rows_aligned(call.multiplier, 0);
   return cuda::launch(whole ? quantize_kernel<From, true> : quantize_kernel<From, false>,
                       {static_cast<int>(m), 1, cuda::row_threads(call.k), cuda::kRowShared}, stream, call);
 }
@@ -58,12 +60,12 @@ const char* launch_pad(bool is_unsigned, const void* x, int64_t x_stride, int64_
   return cuda::launch(pad_kernel, {static_cast<int>(m), 1, cuda::row_threads(k), 0}, stream, call);
 }
 
-const char* launch_quantize(Float type, const void* x, int64_t x_stride, int64_t m, int64_t k, int8_t* q,
-                            int64_t q_stride, float* scale, void* stream) {
+const char* launch_quantize(const FloatRow& x, int64_t x_stride, int64_t m, int64_t k, int8_t* q, int64_t q_stride,
+                            float* scale, void* stream) {
   if (m == 0) return nullptr;
-  const Quantize call = {x, x_stride, k, q, q_stride, scale};
-  if (type == Float::f32) return launch<float>(call, m, stream);
-  if (type == Float::bf16) return launch<BFloat16>(call, m, stream);
+  const Quantize call = {x.x, x_stride, k, x.multiplier, q, q_stride, scale};
+  if (x.type == Float::f32) return launch<float>(call, m, stream);
+  if (x.type == Float::bf16) return launch<BFloat16>(call, m, stream);
   return launch<Float16>(call, m, stream);
 }
 

@@ -20,20 +20,27 @@ PYPROD_AVX512_INLINE __m512 load_floats(const Float16* x, __mmask16 mask) {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, x));
 }
 
-// Folds the magnitude_bits() of 64 floats, of which `mask` exist, into top[4].
-template <class From>
-PYPROD_AVX512_INLINE void fold_magnitudes(const From* x, __mmask64 mask, __m512i* top) {
+// 16 of a row's values from i on.
+template <class T, bool kMultiplier>
+PYPROD_AVX512_INLINE __m512 load_values(const Values<T, kMultiplier>& values, int64_t i, __mmask16 mask) {
+  const __m512 x = load_floats(values.x + i, mask);
+  return kMultiplier ? x * load_floats(values.multiplier + i, mask) : x;
+}
+
+// Folds the magnitude_bits() of 64 values from i on, of which `mask` exist, into top[4].
+template <class Values>
+PYPROD_AVX512_INLINE void fold_magnitudes(const Values& values, int64_t i, __mmask64 mask, __m512i* top) {
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    const __m512i bits = _mm512_castps_si512(load_floats(x + 16 * j, static_cast<__mmask16>(mask >> (16 * j))));
+    const __m512 x = load_values(values, i + 16 * j, static_cast<__mmask16>(mask >> (16 * j)));
+    const __m512i bits = _mm512_castps_si512(x);
     top[j] = _mm512_max_epi32(top[j], _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)));
   }
 }
 
 // round_scaled() of 16 floats.
-template <class From>
-PYPROD_AVX512_INLINE __m512i round_16(const From* x, __mmask16 mask, __m512 inverse) {
-  const __m512 shifted = load_floats(x, mask) * inverse + _mm512_set1_ps(12582912.0f);
+PYPROD_AVX512_INLINE __m512i round_16(__m512 x, __m512 inverse) {
+  const __m512 shifted = x * inverse + _mm512_set1_ps(12582912.0f);
   return _mm512_sub_epi32(_mm512_castps_si512(shifted), _mm512_set1_epi32(0x4b400000));
 }
 
@@ -43,22 +50,23 @@ PYPROD_AVX512_INLINE __m512i pack_64(__m512i a, __m512i b, __m512i c, __m512i d)
   return _mm512_permutexvar_epi32(order, _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d)));
 }
 
-// round_scaled() of 64 floats as bytes, each xor'ed with kFlip (0x80 adds 128).
-template <uint8_t kFlip, class From>
-PYPROD_AVX512_INLINE __m512i quantize_64(const From* x, __mmask64 mask, __m512 inverse) {
+// round_scaled() of 64 values as bytes, each xor'ed with kFlip (0x80 adds 128).
+template <uint8_t kFlip, class Values>
+PYPROD_AVX512_INLINE __m512i quantize_64(const Values& values, int64_t i, __mmask64 mask, __m512 inverse) {
   __m512i q[4];
 #pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) q[j] = round_16(x + 16 * j, static_cast<__mmask16>(mask >> (16 * j)), inverse);
+  for (int j = 0; j < 4; ++j)
+    q[j] = round_16(load_values(values, i + 16 * j, static_cast<__mmask16>(mask >> (16 * j))), inverse);
   return _mm512_xor_si512(pack_64(q[0], q[1], q[2], q[3]), _mm512_set1_epi8(static_cast<char>(kFlip)));
 }
 
-template <uint8_t kFlip, class From>
-PYPROD_AVX512_INLINE float quantize_row_avx512(const From* x, int64_t k, void* q) {
+template <uint8_t kFlip, class T, bool kMultiplier>
+PYPROD_AVX512_INLINE float quantize_row_avx512(const Values<T, kMultiplier>& values, int64_t k, void* q) {
   const int64_t whole = k / 64 * 64;
   const __mmask64 all = ~uint64_t{0}, rest = (uint64_t{1} << (k - whole)) - 1;
   __m512i top[4] = {};
-  for (int64_t i = 0; i < whole; i += 64) fold_magnitudes(x + i, all, top);
-  if (rest != 0) fold_magnitudes(x + whole, rest, top);
+  for (int64_t i = 0; i < whole; i += 64) fold_magnitudes(values, i, all, top);
+  if (rest != 0) fold_magnitudes(values, whole, rest, top);
   const __m512i largest = _mm512_max_epi32(_mm512_max_epi32(top[0], top[1]), _mm512_max_epi32(top[2], top[3]));
   const int32_t bits = _mm512_reduce_max_epi32(largest);
   const float scale = row_scale(bits);
@@ -68,20 +76,27 @@ PYPROD_AVX512_INLINE float quantize_row_avx512(const From* x, int64_t k, void* q
     return scale;
   }
   const __m512 inverse = _mm512_set1_ps(1.0f / scale);
-  for (int64_t i = 0; i < whole; i += 64) _mm512_storeu_si512(to + i, quantize_64<kFlip>(x + i, all, inverse));
-  if (rest != 0) _mm512_mask_storeu_epi8(to + whole, rest, quantize_64<kFlip>(x + whole, rest, inverse));
+  for (int64_t i = 0; i < whole; i += 64) _mm512_storeu_si512(to + i, quantize_64<kFlip>(values, i, all, inverse));
+  if (rest != 0) _mm512_mask_storeu_epi8(to + whole, rest, quantize_64<kFlip>(values, whole, rest, inverse));
   return scale;
 }
 
+template <uint8_t kFlip, class T>
+PYPROD_AVX512_INLINE float quantize_row_avx512_of(const FloatRow& row, int64_t k, void* q) {
+  const T* x = static_cast<const T*>(row.x);
+  if (row.multiplier == nullptr) return quantize_row_avx512<kFlip>(Values<T>{x}, k, q);
+  return quantize_row_avx512<kFlip>(Values<T, true>{x, row.multiplier}, k, q);
+}
+
 template <uint8_t kFlip>
-PYPROD_AVX512_INLINE float quantize_row_avx512(Float type, const void* x, int64_t k, void* q) {
-  switch (type) {
+PYPROD_AVX512_INLINE float quantize_row_avx512(const FloatRow& row, int64_t k, void* q) {
+  switch (row.type) {
     case Float::f32:
-      return quantize_row_avx512<kFlip>(static_cast<const float*>(x), k, q);
+      return quantize_row_avx512_of<kFlip, float>(row, k, q);
     case Float::bf16:
-      return quantize_row_avx512<kFlip>(static_cast<const BFloat16*>(x), k, q);
+      return quantize_row_avx512_of<kFlip, BFloat16>(row, k, q);
     default:
-      return quantize_row_avx512<kFlip>(static_cast<const Float16*>(x), k, q);
+      return quantize_row_avx512_of<kFlip, Float16>(row, k, q);
   }
 }
 

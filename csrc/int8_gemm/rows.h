@@ -27,9 +27,9 @@ PYPROD_INLINE void prepare_row(const From* a, int64_t k, To* prepared) {
 }
 
 template <class To, int kOffset>
-PYPROD_INLINE float prepare_quantized_row(Float type, const void* x, int64_t k, To* prepared) {
+PYPROD_INLINE float prepare_quantized_row(const FloatRow& x, int64_t k, To* prepared) {
   for (int64_t i = k; i < padded_k(k); ++i) prepared[i] = 0;
-  return quantize_floats<kOffset>(type, x, k, prepared);
+  return quantize_floats<kOffset>(x, k, prepared);
 }
 
 template <int kLanes>

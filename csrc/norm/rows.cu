@@ -52,17 +52,6 @@ struct Affine {
   }
 };
 
-// What is quantized of a layer norm's y.
-template <bool kWhole>
-__device__ __forceinline__ cuda::Eight multiplied(const cuda::RowOf<float, kWhole>& multiplier, int64_t i,
-                                                  cuda::Eight y) {
-  if (multiplier.values == nullptr) return y;
-  const cuda::Eight by = multiplier.eight(i);
-#pragma unroll
-  for (int j = 0; j < 8; ++j) y.of[j] = y.of[j] * by.of[j];
-  return y;
-}
-
 template <class Row>
 __device__ __forceinline__ float sum_of(const Row& row) {
   float sum = 0;
@@ -117,7 +106,7 @@ __global__ void __launch_bounds__(cuda::kRowThreads, cuda::kRowBlocks)
   const cuda::RowOf<float, kWhole> multiplier = {kCenter ? norm.multiplier : nullptr, k};
   const auto each = [&](const auto& visit) {
     row.each([&](int64_t i, const cuda::Eight& h) {
-      visit(i, multiplied<kWhole>(multiplier, i, affine.template apply<kCenter>(i, h)));
+      visit(i, cuda::multiplied(multiplier, i, affine.template apply<kCenter>(i, h)));
     });
   };
   const cuda::QuantizedRow<kWhole> to = {rows.q + m * k, k, k};

@@ -65,7 +65,7 @@ struct Kernel {
     epilogue.out_stride = n;
     const float* from = static_cast<const float*>(x.data);
     const auto prepare = [&](int64_t row, void* prepared) {
-      scales[row] = isa.prepare_quantized(Float::f32, from + row * k, k, prepared);
+      scales[row] = isa.prepare_quantized({Float::f32, from + row * k}, k, prepared);
     };
     int8_gemm::Driver(threads, isa, m, n, k, static_cast<const int8_t*>(packed.data), prepare, epilogue).run();
   }

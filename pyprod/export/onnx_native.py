@@ -223,8 +223,9 @@ def _multiplied(graph: onnx.GraphProto, node: onnx.NodeProto, name: str, activat
         known = held.get(other.input[1]) if other.op_type == "Mul" and other.input[0] == x else None
         if known is not None and np.array_equal(numpy_helper.to_array(known), value):
             return str(other.output[0])
-    constant, product = f"{name}.multiplier", f"{name}.multiplied"
-    graph.initializer.append(numpy_helper.from_array(value, constant))
+    constant, product = f"{name}.multiplier", f"{node.name}_multiplied"  # a layer may be used twice, a node is one
+    if constant not in held:
+        graph.initializer.append(numpy_helper.from_array(value, constant))
     made = helper.make_node("Mul", [x, constant], [product], name=product)
     graph.node.insert(list(graph.node).index(node), made)
     return product

@@ -116,17 +116,28 @@ def _fake_mode(module: fx.GraphModule) -> FakeTensorMode:
     return next(value.fake_mode for value in values if isinstance(value, FakeTensor))
 
 
+def linears_by_multiplier(node: fx.Node) -> dict[str, list[fx.Node]]:
+    """The int8_linear calls that quantize `node`, in order, by the name of what multiplies its channels or ""."""
+    found: dict[str, list[fx.Node]] = {}
+    for user in node.users:
+        if is_call(user, torch.ops.pyprod.int8_linear.default) and user.args[0] is node:
+            multiplier = arguments(user)["multiplier"]
+            found.setdefault(str(multiplier.target) if multiplier else "", []).append(user)
+    return found
+
+
 def quantized_linears(node: fx.Node) -> list[fx.Node]:
-    """The int8_linear calls that quantize `node`, in order."""
-    linears = [user for user in node.users if is_call(user, torch.ops.pyprod.int8_linear.default)]
-    return [linear for linear in linears if linear.args[0] is node]
+    """The int8_linear calls that quantize `node` as it is, in order."""
+    return linears_by_multiplier(node).get("", [])
 
 
-def feed_quantized(module: fx.GraphModule, node: fx.Node, q: fx.Node, scale: fx.Node) -> None:
-    """Let the linears that quantize `node` take these integers instead."""
-    for linear in quantized_linears(node):
-        rest = tuple(arguments(linear).values())[1:]
-        replace(linear, call(module, linear, torch.ops.pyprod.int8_linear_prequantized.default, q, scale, *rest))
+def feed_quantized(module: fx.GraphModule, linears: list[fx.Node], q: fx.Node, scale: fx.Node) -> None:
+    """Let int8_linear calls take these integers instead of what they quantize."""
+    for linear in linears:
+        rest = arguments(linear)
+        del rest["x"], rest["multiplier"]
+        made = call(module, linear, torch.ops.pyprod.int8_linear_prequantized.default, q, scale, *rest.values())
+        replace(linear, made)
 
 
 def items(module: fx.GraphModule, before: fx.Node, node: fx.Node) -> list[fx.Node]:

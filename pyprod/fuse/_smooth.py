@@ -29,8 +29,7 @@ class _Place:
     Attributes:
         readers: the layers.
         makers: parameters whose first dimension is the value's channels; of an attention, its values' channels. None
-            where something else reads the value as well, or they have another use: of a layer norm, whose kernel
-            multiplies what it quantizes alone.
+            where something else reads the value as well, they have another use, or it is proportional to none.
         groups: ``(heads, times)``: each head of the makers' channels stands `times` in a row in the value.
     """
 
@@ -63,8 +62,11 @@ def smooth(model: nn.Module, calibration: tuple[Tensor, ...], strength: float | 
 
     Channel ``j`` that linear layers with weights ``w [n, k]`` read is divided by a scale where it is made (a norm, a
     linear layer before a product or an attention), and the columns ``w_j`` are multiplied by it. A weight that is tied
-    to an embedding gets a copy. A value that anything else reads, or whose maker has another use, stays as it is; if a
-    layer norm makes it, as in models that normalize after the residual, what it should be divided by is returned.
+    to an embedding gets a copy.
+
+    A value that anything else reads (the norm of a model that normalizes after the residual), that is not proportional
+    to weights (what a GELU gives) or to such that have another use stays as it is: what it should be divided by where
+    layers quantize it is returned.
 
     What the decoder's perplexity loses then in INT8, all linears and attention, is in docs/fuse.md.
 
@@ -123,7 +125,7 @@ def _places(module: fx.GraphModule, model: nn.Module) -> Iterator[_Place]:
         makers = tuple(tensor(module, node) for node in made.parameters)
         if makers and set(value.users) == set(readers) and all(len(uses[m.data_ptr()]) == 1 for m in makers):
             yield _Place(layers, makers, made.groups)
-        elif is_call(value, aten.layer_norm.default):
+        else:
             yield _Place(layers)
 
 

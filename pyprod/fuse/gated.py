@@ -24,6 +24,6 @@ def rewrite(module: fx.GraphModule, quantspec: QuantSpec) -> int:
         if not isinstance(up, fx.Node) or up is silu or shape(up) != shape(gate):
             continue
         q, scale = items(module, mul, call(module, mul, ours.silu_mul_quantize.default, gate, up))
-        feed_quantized(module, mul, q, scale)
+        feed_quantized(module, quantized_linears(mul), q, scale)
         count += 1
     return count

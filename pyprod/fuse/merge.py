@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from pyprod.fuse._graph import arguments, call, constant, items, quantized_linears, replace, shape, tensor
+from pyprod.fuse._graph import arguments, call, constant, items, linears_by_multiplier, replace, shape, tensor
 from pyprod.kernels.gemm import PackedWeight, pack_weight
 from pyprod.types import QuantSpec
 
@@ -18,10 +18,11 @@ def rewrite(module: fx.GraphModule, quantspec: QuantSpec) -> int:
     """Quantize the input once, and give the threads one larger product to share."""
     count = 0
     for node in list(module.graph.nodes):
-        siblings = [linear for linear in quantized_linears(node) if _plain(linear)]
-        if len(siblings) > 1:
-            _merge(module, siblings)
-            count += 1
+        for linears in linears_by_multiplier(node).values():
+            siblings = [linear for linear in linears if _plain(linear)]
+            if len(siblings) > 1:
+                _merge(module, siblings)
+                count += 1
     return count
 
 
@@ -40,7 +41,7 @@ def _merge(module: fx.GraphModule, siblings: list[fx.Node]) -> None:
     bias = None
     if any(a["bias"] for a in given):
         bias = constant(module, first, f"{name}.bias", torch.cat([_bias(module, a["bias"], a["n"]) for a in given]))
-    args = (given[0]["x"], data, packed.n, packed.k, scale, bias, None, None, None)
+    args = (given[0]["x"], data, packed.n, packed.k, scale, bias, None, None, None, given[0]["multiplier"])
     merged = call(module, first, ours.int8_linear.default, *args)
     sizes = [a["n"] for a in given]
     parts = call(module, first, aten.split_with_sizes.default, merged, sizes, len(shape(merged)) - 1)

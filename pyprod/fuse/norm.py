@@ -1,7 +1,7 @@
 """``linear(norm(x + residual))`` -> ``int8_linear_prequantized(add_norm_quantize(x, residual))``, for both norms.
 
 The sum (of a pre-norm block) or the normalized row (of a post-norm block) that something else reads is returned too.
-What multiplies a layer norm's channels for linears alone, as smoothing does, is done there as well.
+A layer norm's channels are multiplied there as well, where linears alone want that.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from pyprod.fuse._graph import arguments, call, dtype, feed_quantized, is_call, items, quantized_linears, shape
+from pyprod.fuse._graph import arguments, call, dtype, feed_quantized, is_call, items, linears_by_multiplier, shape
 from pyprod.types import QuantSpec
 
 AFTER = ("merge", "rms_norm")
@@ -36,14 +36,13 @@ def _last_dimension_only(norm: fx.Node) -> bool:
 def _fuse(module: fx.GraphModule, norm: fx.Node) -> bool:
     given, (alone, added, unquantized) = arguments(norm), _NORMS[norm.target]
     affine = [given[name] for name in ("weight", "bias") if name in given]
-    quantized, multiplier = _quantized(norm)
-    linears = len(quantized_linears(quantized))
-    total, read_elsewhere = given["input"], len(norm.users) > (linears if quantized is norm else 1)
+    linears, multiplier = _linears(norm)
+    total, read_elsewhere = given["input"], len(linears) < len(norm.users)
     if not _is_sum(total, norm) or (read_elsewhere and len(total.users) > 1):
         if not linears or read_elsewhere:
             return False
         made = call(module, norm, alone.default, total, *affine, given["eps"], *multiplier)
-        feed_quantized(module, quantized, *items(module, norm, made))
+        feed_quantized(module, linears, *items(module, norm, made))
         return True
     summands = total.args[:2]
     if not linears:
@@ -55,26 +54,20 @@ def _fuse(module: fx.GraphModule, norm: fx.Node) -> bool:
     keep = "normalized" if read_elsewhere else "sum"
     made = call(module, norm, added.default, *summands, *affine, given["eps"], keep, *multiplier)
     q, scale, kept = items(module, norm, made)
-    feed_quantized(module, quantized, q, scale)
+    feed_quantized(module, linears, q, scale)
     (norm if read_elsewhere else total).replace_all_uses_with(kept, delete_user_cb=lambda user: user is not norm)
     return True
 
 
-def _quantized(norm: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
-    """What linears quantize: the norm's values, or a product with a vector that nothing else reads, and the vector."""
-    if norm.target is not aten.layer_norm.default or quantized_linears(norm):
-        return norm, []
-    for product in norm.users:
-        vector = product.args[1] if is_call(product, aten.mul.Tensor) and product.args[0] is norm else None
-        if (
-            isinstance(vector, fx.Node)
-            and vector.op == "get_attr"
-            and (shape(vector), dtype(vector)) == (shape(norm)[-1:], dtype(norm))
-            and len(quantized_linears(product)) == len(product.users)
-        ):
-            norm.prepend(vector)
-            return product, [vector]
-    return norm, []
+def _linears(norm: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
+    """Those that take one quantized row, and the vector that multiplies the norm's channels before, if one does."""
+    found = linears_by_multiplier(norm)
+    if "" in found or not found or norm.target is not aten.layer_norm.default:
+        return found.get("", []), []
+    linears = next(iter(found.values()))
+    multiplier = arguments(linears[0])["multiplier"]
+    norm.prepend(multiplier)
+    return linears, [multiplier]
 
 
 def _is_sum(node: fx.Node, norm: fx.Node) -> bool:

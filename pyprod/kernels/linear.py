@@ -38,8 +38,9 @@ def int8_linear(
     activation: Activation | None = None,
     residual: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
+    multiplier: Tensor | None = None,
 ) -> Tensor:
-    """``activation(x @ (w * w_scale).T + bias) + residual`` with x quantized per token on the fly.
+    """``activation((x * multiplier) @ (w * w_scale).T + bias) + residual``, with what w multiplies quantized per token.
 
     The product is exact in int32; what follows is float32, evaluated in the order written above, rounded once to
     `out_dtype`. Every instruction set gives the same bits. Inference only.
@@ -52,6 +53,7 @@ def int8_linear(
         activation: "relu", "gelu" (exact, by erf), "gelu_tanh" or "silu".
         residual: ``[..., N]`` of dtype `out_dtype`, any strides.
         out_dtype: float32, bfloat16 or float16; None: that of x.
+        multiplier: float32 ``[K]``, contiguous: of x's channels, in float32. One over what SmoothQuant divides by.
 
     Returns:
         ``[..., N]``, contiguous. A row of x that holds a NaN or an infinity gives a row of NaN.
@@ -59,8 +61,8 @@ def int8_linear(
     Raises:
         RuntimeError: an argument has a wrong dtype, shape, device or value, or needs a gradient; the message names it.
     """
-    refuse_gradient("int8_linear", x, bias, residual)
-    out: Tensor = _op(x, packed.data, packed.n, packed.k, w_scale, bias, activation, residual, out_dtype)
+    refuse_gradient("int8_linear", x, bias, residual, multiplier)
+    out: Tensor = _op(x, packed.data, packed.n, packed.k, w_scale, bias, activation, residual, out_dtype, multiplier)
     return out
 
 
@@ -72,9 +74,10 @@ def int8_linear_reference(
     activation: Activation | None = None,
     residual: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
+    multiplier: Tensor | None = None,
 ) -> Tensor:
     """The same, slowly, with the activation in float64: equal bits without one or with relu."""
-    q, scale = quantize_per_token_reference(x)
+    q, scale = quantize_per_token_reference(x if multiplier is None else x * multiplier)
     return dequantize_reference(int8_matmul_reference(q, w_q), scale, w_scale, bias, activation, residual).to(
         out_dtype or x.dtype
     )
@@ -118,6 +121,7 @@ def _fake(
     activation: str | None = None,
     residual: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
+    multiplier: Tensor | None = None,
 ) -> Tensor:
     if x.shape[-1] != k:
         raise RuntimeError(f"int8_linear: x must be [..., {k}], got {list(x.shape)}")

@@ -69,8 +69,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         packed = PackedWeight(self.weight, self.out_features, self.in_features)
-        read = x if self.multiplier is None else x * self.multiplier
-        return int8_linear(read, packed, self.weight_scale, self.bias, self.activation, out_dtype=x.dtype)
+        return int8_linear(x, packed, self.weight_scale, self.bias, self.activation, multiplier=self.multiplier)
 
     def dequantized_weight(self) -> Tensor:
         """The float32 weight ``[out_features, in_features]`` that integers and multiplier stand for."""

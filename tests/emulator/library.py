@@ -245,14 +245,15 @@ class Emulator:
         )  # fmt: skip
         return q
 
-    def quantize(self, x: Tensor, padding: int = 0) -> tuple[Tensor, Tensor]:
+    def quantize(self, x: Tensor, padding: int = 0, multiplier: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """launch_quantize() of x[M, K] with any row stride: q[M, K + padding], scale[M]."""
         m, k = x.shape
         q = torch.full((m, k + padding), 0x55, dtype=torch.int8)
         scale = torch.full((m,), torch.nan)
         sizes = [ctypes.c_int64(size) for size in (x.stride(0), m, k)]
         self._run(
-            "emulate_quantize", FLOATS.index(x.dtype), ctypes.c_void_p(x.data_ptr()), *sizes,
+            "emulate_quantize", FLOATS.index(x.dtype), ctypes.c_void_p(x.data_ptr()),
+            ctypes.c_void_p(None if multiplier is None else multiplier.data_ptr()), *sizes,
             ctypes.c_void_p(q.data_ptr()), ctypes.c_int64(k + padding), ctypes.c_void_p(scale.data_ptr()),
         )  # fmt: skip
         return q, scale

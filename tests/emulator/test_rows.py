@@ -38,11 +38,12 @@ def test_quantize(emulator_library: Path, dtype: torch.dtype, k: int) -> None:
     x = matrix(3, k, dtype)
     if k > 1:
         x[1, k // 2] = torch.nan
-    q, scale = Emulator(emulator_library, 9).quantize(x, padding=-k % 16)
-    want_q, want_scale = quantize_per_token(x)
-    assert torch.equal(q[:, :k], want_q)
-    assert not q[:, k:].any()
-    assert torch.equal(scale.nan_to_num(7), want_scale.nan_to_num(7))
+    for multiplier in (None, torch.rand(k) + 0.1):
+        q, scale = Emulator(emulator_library, 9).quantize(x, -k % 16, multiplier)
+        want_q, want_scale = quantize_per_token(x if multiplier is None else x * multiplier)
+        assert torch.equal(q[:, :k], want_q)
+        assert not q[:, k:].any()
+        assert torch.equal(scale.nan_to_num(7), want_scale.nan_to_num(7))
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])

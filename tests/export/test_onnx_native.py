@@ -61,6 +61,31 @@ def test_it_computes_what_our_layers_do(rank: int, tmp_path: Path) -> None:
         assert torch.allclose(read((x,)), want, rtol=1e-5, atol=1e-4 * float(want.abs().max()))
 
 
+def test_smoothed_inputs_are_multiplied_once(tmp_path: Path) -> None:
+    """By a node of their own: one for all layers that want the same of one value."""
+
+    class Three(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (nn.Linear(6, 6) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(self.a(x)) + self.b(x) + self.c(x)
+
+    model, x = seeded(Three()), torch.randn(7, 6)
+    smoothing = {"a": [1, 2, 4, 0.5, 3, 0.1], "b": [1, 2, 4, 0.5, 3, 0.1], "c": [7.0] * 6}
+    asked = Order(model, (x[:2],), quantspec=dynamic_quantspec(model, smoothing=smoothing))
+    onnx_native.write(asked, tmp_path / "m.onnx")
+    assert [node.op_type for node in onnx_file.load(tmp_path / "m.onnx").graph.node].count("Mul") == 3
+    assert asked.quantspec is not None
+    want = convert(copy.deepcopy(model), asked.quantspec)(x)
+    for read in onnx_native.readers(asked, tmp_path / "m.onnx").values():
+        torch.testing.assert_close(read((x,)), want, rtol=1e-5, atol=1e-5)
+    readers, reference = onnx_native.unrounded(asked, tmp_path / "m.onnx")
+    for read in readers.values():
+        torch.testing.assert_close(read((x,)), reference(x), rtol=1e-5, atol=1e-5)
+
+
 class Tied(nn.Module):
     """A head that shares the embedding's table, as language models have it."""
 

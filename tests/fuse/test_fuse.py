@@ -146,6 +146,43 @@ def test_blocks(make, rewritten, fused) -> None:
 
 
 @torch.no_grad()
+def test_smoothing_is_done_by_what_quantizes() -> None:
+    """By the norm's kernel, which keeps its row as it is, or by the linear's; layers that want the same are merged."""
+    model, example = post_norm()
+    layers = {"q": 1, "k": 1, "v": 1, "out": 2, "up": 3, "down": 4}
+    widths = {name: model.get_submodule(name).in_features for name in layers}
+    smoothing = {name: (torch.rand(widths[name], generator=torch.Generator().manual_seed(seed)) + 0.5).tolist()
+                 for name, seed in layers.items()}  # fmt: skip
+    spec = dynamic_quantspec(model, smoothing=smoothing)
+    module, plain = fuse(model, spec, example), fuse(model, dynamic_quantspec(model), example)
+    assert operators(module) == operators(plain)
+    assert "aten.mul" not in module.code
+    assert close(module(*example), convert(copy.deepcopy(model), spec)(*example), 0.03)
+    assert close(module(*example), model(*example), 0.06)
+    assert torch.equal(plain(*example), fuse(model, dynamic_quantspec(model, smoothing={}), example)(*example))
+
+
+@torch.no_grad()
+def test_layers_that_want_other_smoothing_of_one_norm_quantize_for_themselves() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.a, self.b = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 8), nn.Linear(WIDTH, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            normed = self.norm(x + 1)
+            return self.a(normed) + self.b(normed)
+
+    model, x = Two().eval(), torch.randn(5, WIDTH)
+    for smoothing in ({"a": [2.0] * WIDTH}, {"a": [2.0] * WIDTH, "b": torch.linspace(0.5, 1.5, WIDTH).tolist()}):
+        spec = dynamic_quantspec(model, smoothing=smoothing)
+        module = fuse(model, spec, (x,))
+        assert module.meta["rewritten"]["merge"] == 0
+        assert close(module(x), convert(copy.deepcopy(model), spec)(x), 1e-3)
+        assert close(module(x), model(x), 0.03)
+
+
+@torch.no_grad()
 def test_no_attention_the_bits_of_convert() -> None:
     """All passes but attention only move work: float32 sums stay in their order, so single bits at most differ."""
 

@@ -50,13 +50,21 @@ def calibration(rows=9):
 
 
 @pytest.mark.parametrize(
-    ("options", "places"), [({}, 4), ({"residual_of_norm": True}, 3), ({"cached": True}, 3)], ids=str
+    ("options", "places", "inputs"),
+    [
+        ({}, 4, set()),
+        ({"residual_of_norm": True}, 3, {"query", "key", "value"}),
+        ({"cached": True}, 3, {"out"}),
+    ],
+    ids=str,
 )
-def test_the_function_stays(options, places):
+def test_the_function_stays(options, places, inputs):
     model, rows = Block(**options).eval(), calibration()
     with torch.inference_mode():
         want = model(*rows)
-        assert smooth(model, rows).places == places
+        found = smooth(model, rows)
+        assert found.places == places
+        assert found.inputs.keys() == inputs
         torch.testing.assert_close(model(*rows), want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
 
 
@@ -90,6 +98,34 @@ def test_what_is_searched_is_as_good_as_any_strength(strength):
             assert smooth(tried, (x,), asked).places == 1
             errors.append((fuse(tried, dynamic_quantspec(tried), (x,))(x) - want).norm())
     assert errors[1] < 1.05 * errors[0]  # strengths that are not among those tried may be a little better
+
+
+@pytest.mark.parametrize("kept", ["norm", "gelu"])
+def test_int8_comes_closer_where_the_model_needs_the_value_as_it_is(kept):
+    class Post(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.up, self.down = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 64), nn.Linear(64, WIDTH)
+            with torch.no_grad():
+                if kept == "norm":
+                    self.norm.weight[3] = 50.0
+                    self.up.weight[:, 3] /= 50.0
+                else:
+                    self.up.weight[7] *= 50.0
+                    self.down.weight[:, 7] /= 50.0
+
+        def forward(self, x):
+            normed = self.norm(x)
+            return self.down(F.gelu(self.up(normed))) + (normed if kept == "norm" else 0)
+
+    model, x = Post().eval(), torch.randn(300, WIDTH)
+    with torch.inference_mode():
+        want = model(x)
+        before = (fuse(model, dynamic_quantspec(model), (x,))(x) - want).norm()
+        found = smooth(model, (x,))
+        after = (fuse(model, dynamic_quantspec(model, smoothing=found.inputs), (x,))(x) - want).norm()
+    assert found.inputs.keys() == ({"up", "down"} if kept == "norm" else {"down"})
+    assert after < before / 2
 
 
 def test_small_outputs_count_as_much_as_large_ones():
@@ -155,7 +191,9 @@ class Shared(nn.Module):
 def test_what_is_shared_stays():
     model = Shared().eval()
     before = copy.deepcopy(model.state_dict())
-    assert smooth(model, (torch.randn(3, 8),)).places == 0
+    found = smooth(model, (torch.randn(3, 8),))
+    assert found.places == 0
+    assert found.inputs.keys() <= {"first"}
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

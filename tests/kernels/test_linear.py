@@ -31,6 +31,7 @@ def test_same_bits_without_a_curved_activation(dtype, out_dtype, poison):
             {"bias": bias},
             {"bias": bias, "activation": "relu", "residual": residual},
             {"residual": residual},
+            {"bias": bias, "multiplier": torch.rand(shape[2]) + 0.1},
         ):
             out = int8_linear(x, packed, scale, out_dtype=out_dtype, **options)
             reference = int8_linear_reference(x, w, scale, out_dtype=out_dtype, **options)
@@ -126,6 +127,8 @@ def test_threads_change_nothing():
         ({"activation": "tanh"}, "activation must be None, relu, gelu, gelu_tanh or silu, got tanh"),
         ({"residual": torch.ones(3, 4)}, r"residual must be shaped like the output, got \[3, 4\]"),
         ({"residual": torch.ones(3, 5, dtype=torch.float16)}, "residual must be float32, got float16"),
+        ({"multiplier": torch.ones(5)}, r"multiplier must be \[7\], got \[5\]"),
+        ({"multiplier": torch.ones(7).half()}, "multiplier must be float32, got float16"),
         ({"out_dtype": torch.int8}, "out_dtype must be float32, bfloat16 or float16, got int8"),
         ({"x": torch.zeros(3, 7, requires_grad=True)}, "no gradient"),
     ],

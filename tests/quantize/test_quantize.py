@@ -44,6 +44,19 @@ def test_dynamic_simulation_is_what_the_kernels_compute() -> None:
     assert not torch.allclose(got, float_output, rtol=1e-4)
 
 
+@pytest.mark.parametrize("scheme", [{}, {"bits": 4, "group_size": 32}])
+def test_simulation_of_smoothed_inputs_is_what_the_kernels_compute(scheme: dict[str, int]) -> None:
+    model, x = mlp(40), torch.randn(30, 16) * torch.exp(2 * torch.randn(16))
+    spec = dynamic_quantspec(
+        model, **scheme, smoothing={"0": x.abs().amax(0).tolist(), "2": (torch.rand(40) + 0.1).tolist()}
+    )
+    want = int8.convert(copy.deepcopy(model), spec)(x)
+    with simulated(model, spec), torch.inference_mode():
+        torch.testing.assert_close(model(x), want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
+    with torch.inference_mode():
+        torch.testing.assert_close(fuse(model, spec, (x,))(x), want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
+
+
 def test_static_simulation_of_a_cnn_is_close_to_the_kernels() -> None:
     """Sums of residuals and the pooling are rounded too in the fused network; the layers alone are simulated."""
     model, images = ResNet((8, 16)).eval(), torch.randn(20, 1, 8, 8)

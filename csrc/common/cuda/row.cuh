@@ -84,6 +84,16 @@ struct RowOf {
   }
 };
 
+// Eight `i` of a row times those of a vector, if there is one.
+template <bool kWhole>
+__device__ __forceinline__ Eight multiplied(const RowOf<float, kWhole>& multiplier, int64_t i, Eight x) {
+  if (multiplier.values == nullptr) return x;
+  const Eight by = multiplier.eight(i);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) x.of[j] = x.of[j] * by.of[j];
+  return x;
+}
+
 __device__ __forceinline__ int32_t top_of(const Eight& eight, int32_t top) {
 #pragma unroll
   for (int j = 0; j < 8; ++j) {

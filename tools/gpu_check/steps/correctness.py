@@ -87,7 +87,7 @@ def epilogues() -> Iterator[tuple[str, bool]]:
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             x, residual = torch.randn(m, k).to(dtype), torch.randn(m, n).to(dtype)
             for activation in (None, "relu", "gelu", "gelu_tanh", "silu"):
-                given = (bias, activation, residual)
+                given = (bias, activation, residual, None, torch.rand(k) if activation == "gelu" else None)
                 want = kernels.int8_linear(x, packed, scale, *given)
                 there = [None if g is None else g.to(data.DEVICE) if isinstance(g, Tensor) else g for g in given]
                 got = kernels.int8_linear(x.to(data.DEVICE), packed.to(data.DEVICE), scale.to(data.DEVICE), *there)
@@ -112,6 +112,7 @@ def rows() -> Iterator[tuple[str, bool]]:
                 "add_layer_norm": (kernels.add_layer_norm, (x, other, weight, bias, 1e-5)),
                 "rms_norm_quantize": (kernels.rms_norm_quantize, (x, weight, 1e-6)),
                 "layer_norm_quantize": (kernels.layer_norm_quantize, (x, weight, bias, 1e-5)),
+                "layer_norm_quantize of a multiplier": (kernels.layer_norm_quantize, (x, weight, bias, 1e-5, weight)),
             }
             for name, (call, given) in calls.items():
                 want = call(*given)
