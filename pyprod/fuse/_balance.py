@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from pyprod.fuse._expected import Expected
 from pyprod.fuse._importance import Importance
 from pyprod.kernels.quantize import quantize_per_token_reference
 from pyprod.nn import channel_scale, quantize_weight
@@ -20,8 +21,6 @@ _ROWS = 4096
 #: Of the descent: it takes 15% off the error of the best known form, on average over the decoder; 80 steps take 17%.
 _STEPS, _RATE = 30, 0.1
 _TINY = torch.finfo(torch.float32).tiny
-#: Variance of what rounding to int8 takes from a value, in squares of the largest: that of a uniform error of +-1/2.
-_ROUNDING = 1 / (12 * 127**2)
 
 
 @dataclass
@@ -114,16 +113,18 @@ def fitted(
         if not x.numel():
             return torch.ones_like(known.largest)
         readers = [_read(weight, x, importance) for weight, importance in layers]
-        expected = _Expected(x, known, readers)
-        tried = [shared(scale) for scale in _candidates(known, [r.weight for r in readers])]
-        best = min(tried, key=_least(expected))
-        found = (torch.ones_like(best), best, _descended(best, expected, shared))
-        return min(found, key=_least(lambda scale: _error(x, readers, scale)))
+        weights = [reader.weight for reader in readers]
+        expected = Expected(x, weights, [reader.importance for reader in readers])
+        tried = [shared(scale) for scale in _candidates(known, weights)]
+        best = min(tried, key=_least(lambda scale: expected(scale)[0]))
+        features = _features(known, x, weights, expected)
+        found = (torch.ones_like(best), best, _descended(best, features, expected, shared))
+        return min(found, key=_least(lambda scale: float(_error(x, readers, scale))))
 
 
-def _least(judge: Callable[[Tensor], Tensor]) -> Callable[[Tensor], tuple[bool, float]]:
+def _least(judge: Callable[[Tensor], float]) -> Callable[[Tensor], tuple[bool, float]]:
     """A key for `min`: NaN is more than anything."""
-    return lambda scale: ((error := float(judge(scale))) != error, error)
+    return lambda scale: ((error := judge(scale)) != error, error)
 
 
 def _candidates(known: Seen, weights: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -160,57 +161,28 @@ def _error(x: Tensor, readers: Sequence[_Reader], scale: Tensor) -> Tensor:
     return error
 
 
-class _Expected:
-    """The expectation of `_error`, as if roundings were random: it has a gradient.
-
-    Attributes:
-        features: logarithms of what is known of each channel of x, 0 on average: ``[8, k]``.
-    """
-
-    def __init__(self, x: Tensor, known: Seen, readers: Sequence[_Reader]) -> None:
-        self._x, self._squares = x.abs(), x.square()
-        self._weights = [r.weight.abs() for r in readers]
-        self._importances = [r.importance for r in readers]
-        # what an error of a channel of x does, and one of a column of the weight
-        self._of_x = [r.importance.channels @ r.weight.square() for r in readers]
-        self._of_weight = [r.importance.tokens @ self._squares for r in readers]
-        self.features = self._logarithms(known)
-
-    def __call__(self, scale: Tensor) -> Tensor:
-        inverse = 1 / scale
-        step = (self._x * inverse).max(1).values.square() * _ROUNDING
-        lost = torch.minimum(step[:, None] * scale.square(), self._squares)  # nothing is off by more than all of it
-        total = scale.new_zeros(())
-        for importance, weight, of_x, of_weight in zip(
-            self._importances, self._weights, self._of_x, self._of_weight, strict=True
-        ):
-            channel = (weight * scale).max(1).values.square() * _ROUNDING
-            total = total + importance.tokens @ lost @ of_x
-            total = total + (importance.channels @ channel) * (of_weight @ inverse.square())
-        return total
-
-    def _logarithms(self, known: Seen) -> Tensor:
-        of_x = [importance.tokens.sum() * of_x for importance, of_x in zip(self._importances, self._of_x, strict=True)]
-        matters = [torch.stack(columns).sum(0).sqrt() for columns in (of_x, self._of_weight)]
-        peaked = self._squares.square().mean(0) ** 0.25
-        values = [known.largest, known.rms, peaked, self._x.mean(0), _largest(self._weights), _rms(self._weights)]
-        logs = torch.stack([*values, *matters]).clamp_min(_TINY).log()
-        return logs - logs.mean(1, keepdim=True)
+def _features(known: Seen, x: Tensor, weights: Sequence[Tensor], expected: Expected) -> Tensor:
+    """Logarithms of what is known of each channel, 0 on average: ``[8, k]``."""
+    matters = [expected.of_x.sum(0).sqrt(), expected.of_weight.sum(0).sqrt()]
+    peaked = x.square().square().mean(0) ** 0.25
+    values = [known.largest, known.rms, peaked, x.abs().mean(0), _largest(weights), _rms(weights)]
+    logs = torch.stack([*values, *matters]).clamp_min(_TINY).log()
+    return logs - logs.mean(1, keepdim=True)
 
 
-def _descended(start: Tensor, expected: _Expected, shared: Callable[[Tensor], Tensor]) -> Tensor:
+def _descended(start: Tensor, features: Tensor, expected: Expected, shared: Callable[[Tensor], Tensor]) -> Tensor:
     """`start` times powers of what is known of each channel, by Adam."""
     best, least = start, math.inf
-    exponents = torch.zeros(len(expected.features), requires_grad=True)
+    exponents = torch.zeros(len(features), requires_grad=True)
     optimizer = torch.optim.Adam([exponents], lr=_RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, _STEPS)
     for _ in range(_STEPS):
         with torch.enable_grad():
-            scale = shared(start * torch.exp(exponents @ expected.features))
-            loss = expected(scale)
-            (exponents.grad,) = torch.autograd.grad(loss.clamp_min(_TINY).log(), [exponents])
-        if loss.item() < least:
-            best, least = scale.detach(), loss.item()
+            scale = shared(start * torch.exp(exponents @ features))
+        loss, slope = expected(scale.detach())
+        if loss < least:
+            best, least = scale.detach(), loss
+        (exponents.grad,) = torch.autograd.grad(scale, [exponents], slope / max(loss, _TINY))  # of the logarithm
         optimizer.step()
         schedule.step()
     return best

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pyprod.fuse._balance import Seen, _error, _Expected, _read, fitted
+from pyprod.fuse._balance import Seen, _error, _read, fitted
+from pyprod.fuse._expected import Expected
 from pyprod.fuse._importance import Importance
 
 TOKENS, WIDTH = 400, 96
@@ -26,8 +27,33 @@ def importance(n):
 def test_what_is_expected_is_what_int8_loses(spread):
     x, scale = value(spread), torch.exp(0.5 * torch.randn(WIDTH))
     readers = [_read(torch.randn(n, WIDTH), x, importance(n)) for n in (64, 200)]
-    expected = _Expected(x, seen(x), readers)
-    assert float(expected(scale)) == pytest.approx(float(_error(x, readers, scale)), rel=0.3)  # 150 seeds: 0.17 at most
+    expected = Expected(x, [r.weight for r in readers], [r.importance for r in readers])
+    assert expected(scale)[0] == pytest.approx(float(_error(x, readers, scale)), rel=0.3)  # 150 seeds: 0.17 at most
+
+
+def obvious(x, weights, importances, scale):
+    """`Expected` as it reads, for autograd."""
+    total = 0.0
+    step = (x.abs() / scale).amax(1).square() / (12 * 127**2)
+    lost = torch.minimum(step[:, None] * scale.square(), x.square())
+    for weight, importance in zip(weights, importances, strict=True):
+        channel = (weight.abs() * scale).amax(1).square() / (12 * 127**2)
+        total = total + importance.tokens @ lost @ (importance.channels @ weight.square())
+        total = total + (importance.channels @ channel) * (importance.tokens @ (x / scale).square()).sum()
+    return total
+
+
+@pytest.mark.parametrize("spread", [0.0, 2.0])
+def test_the_gradient_is_autograds(spread):
+    x, scale = value(spread).double(), torch.exp(0.5 * torch.randn(WIDTH)).double().requires_grad_()
+    weights = [torch.randn(n, WIDTH).double() for n in (64, 1, 200)]
+    matter = [importance(len(weight)) for weight in weights]
+    matter = [Importance(known.tokens.double(), known.channels.double()) for known in matter]
+    want = obvious(x, weights, matter, scale)
+    (slope,) = torch.autograd.grad(want, [scale])
+    got = Expected(x, weights, matter)(scale.detach())
+    assert got[0] == pytest.approx(float(want.detach()), rel=1e-9)
+    torch.testing.assert_close(got[1], slope, rtol=1e-9, atol=1e-9 * slope.abs().max().item())
 
 
 def test_what_is_not_known_of_importance_is_made_up_by_the_outputs():
