@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from types import MappingProxyType
+from typing import Literal, get_args
 
 from torch import nn
 
 from pyprod import discover
+from pyprod.fuse import Untraceable, smooth
 from pyprod.kernels.int4_linear import GROUP_SIZES
 from pyprod.nn import dynamic_quantspec, from_ranges
-from pyprod.quantize import bias
+from pyprod.quantize import bias, gptq
 from pyprod.quantize.observe import Observer, ranges
 from pyprod.quantize.sensitivity import only
 from pyprod.step import Context, Made
@@ -23,6 +25,9 @@ from pyprod.workloads import Workload
 FINDS_SCALES = True
 
 Scheme = Literal["dynamic", "static"]
+Rounding = Literal["nearest", "gptq"]
+
+_NONE: Mapping[str, tuple[float, ...]] = MappingProxyType({})
 
 
 def apply(
@@ -36,6 +41,8 @@ def apply(
     keep_8_bits: Sequence[str] = (),
     keep_float: Sequence[str] = (),
     correct_bias: bool = False,
+    smoothing: bool = False,
+    rounding: Rounding = "nearest",
 ) -> Made:
     """The step: see `quantspec`.
 
@@ -43,11 +50,22 @@ def apply(
         keep_8_bits: globs of names of layers whose weights have 8 bits per channel, whatever the others have.
         keep_float: globs of names of layers that stay in float.
         correct_bias: have channels keep the means that they have in float: `pyprod.quantize.bias`.
+        smoothing: with the scheme "dynamic", move scale of outlying channels into weights before: `pyprod.fuse.smooth`.
+        rounding: of weights: each to its nearest, or, with the scheme "dynamic", by "gptq": `pyprod.quantize.gptq`.
+
+    Raises:
+        PyprodError: see `quantspec`; besides, smoothing or gptq is asked for with static scales, or the model can't be
+            traced, which smoothing needs.
     """
-    spec = quantspec(made.model, context.workload, scheme, observer, weight_bits, group_size)
+    if rounding not in get_args(Rounding):
+        raise PyprodError(f"rounding is nearest or gptq, not {rounding!r}")
+    if scheme != "dynamic" and (smoothing or rounding == "gptq"):
+        raise PyprodError('smoothing and gptq are for scheme = "dynamic"')
+    inputs, notes = _smoothed(made, context.workload) if smoothing else (_NONE, made.notes)
+    spec = quantspec(made.model, context.workload, scheme, observer, weight_bits, group_size, inputs)
     wide, kept = _matching(spec, keep_8_bits), _matching(spec, keep_float)
     if wide:
-        full = quantspec(made.model, context.workload, scheme, observer)
+        full = quantspec(made.model, context.workload, scheme, observer, smoothing=inputs)
         spec = QuantSpec({**spec.weights, **{name: full.weights[name] for name in wide}}, spec.activations)
     spec = only(spec, [name for name in spec.weights if name not in kept])
     how = "scales found at run time" if scheme == "dynamic" else f"scales by {observer}"
@@ -56,9 +74,22 @@ def apply(
     note = f"{len(spec.weights)} layers quantized{bits}, {how}"
     note += f"; 8 bits: {', '.join(wide)}" if wide else ""
     note += f"; in float: {', '.join(kept)}" if kept else ""
+    if rounding == "gptq":
+        note += f"; weights of {gptq.round_weights(made.model, spec, context.workload.calibration)} rounded by GPTQ"
     if correct_bias:
         note += f"; biases of {bias.correct_bias(made.model, spec, context.workload.calibration)} layers corrected"
-    return replace(made, quantspec=spec, notes=(*made.notes, note))
+    return replace(made, quantspec=spec, notes=(*notes, note))
+
+
+def _smoothed(made: Made, workload: Workload) -> tuple[Mapping[str, tuple[float, ...]], tuple[str, ...]]:
+    """What should divide inputs that the model needs as they are, and the notes."""
+    try:
+        found = smooth(made.model, workload.calibration)
+    except Untraceable as why:
+        raise PyprodError(f"smoothing: the model can't be traced: {why}") from why
+    note = f"scale of outlying channels moved into weights at {found.places} places"
+    note += f" and off the inputs of {len(found.inputs)} layers" if found.inputs else ""
+    return found.inputs, (*made.notes, note)
 
 
 def _matching(spec: QuantSpec, globs: Sequence[str]) -> list[str]:
@@ -75,6 +106,7 @@ def quantspec(
     observer: Observer = "minmax",
     weight_bits: int = 8,
     group_size: int = 0,
+    smoothing: Mapping[str, Sequence[float]] = _NONE,
 ) -> QuantSpec:
     """A scheme for all layers, weights symmetric per channel, or from least to largest per group.
 
@@ -83,6 +115,7 @@ def quantspec(
             nn.Linear and nn.Conv2d, activations per tensor with scales from the workload's calibration rows.
         weight_bits: 2 to 8; activations have 8.
         group_size: 32, 64 or 128: weights of 4 bits in groups, for the scheme "dynamic"; 0: per channel.
+        smoothing: of the inputs of some layers, for the scheme "dynamic": see `TensorQuant`.
 
     Raises:
         PyprodError: the scheme or observer is unknown, or the calibration rows are empty or give no finite activation.
@@ -95,7 +128,7 @@ def quantspec(
             f"not of {group_size} with {weight_bits} bits and {scheme!r}"
         )
     if scheme == "dynamic":
-        return dynamic_quantspec(model, weight_bits, group_size)
+        return dynamic_quantspec(model, weight_bits, group_size, smoothing)
     if scheme != "static":
         raise PyprodError(f"scheme is dynamic or static, not {scheme!r}")
     return from_ranges(model, ranges(model, workload.calibration, observer), weight_bits)
