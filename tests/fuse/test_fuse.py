@@ -202,6 +202,25 @@ def test_no_attention_the_bits_of_convert() -> None:
     assert close(module(x), convert(copy.deepcopy(model), spec)(x), 1e-3)
 
 
+@pytest.mark.parametrize(("factor", "dtype"), [(1.0, torch.float16), (1e-7, torch.float32), (1e8, torch.float32)])
+@torch.no_grad()
+def test_a_table_has_a_scale_for_each_row(factor: float, dtype: torch.dtype) -> None:
+    """In float16 where that holds all of them, a row of zeros among them."""
+    model = nn.Sequential(nn.Embedding(300, 1000), nn.Linear(1000, 4)).eval()
+    table = model[0].weight
+    table.mul_(factor * torch.exp(torch.randn(300, 1)))
+    table[7] = 0
+    module = fuse(model, dynamic_quantspec(model), (torch.arange(300),))
+    assert module.meta["rewritten"]["embedding"] == 1
+    held = dict(module.named_buffers())
+    (q,) = (value for name, value in held.items() if name.endswith("rows_int8"))
+    (scale,) = (value for name, value in held.items() if name.endswith("rows_scale"))
+    assert (q.dtype, scale.dtype) == (torch.int8, dtype)
+    step = table.abs().amax(1, keepdim=True) / 127
+    assert ((q * scale.float() - table).abs() <= 0.57 * step).all()  # 127 times the 2**-11 that float16 is off, besides
+    assert close(module(torch.arange(300)), model(torch.arange(300)), 0.03)
+
+
 @pytest.mark.parametrize("activation", ["relu", "silu", "gelu", "gelu_tanh"])
 @torch.no_grad()
 def test_activation(activation: str) -> None:
