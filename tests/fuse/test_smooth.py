@@ -52,9 +52,9 @@ def calibration(rows=9):
 @pytest.mark.parametrize(
     ("options", "places", "inputs"),
     [
-        ({}, 4, set()),
-        ({"residual_of_norm": True}, 3, {"query", "key", "value"}),
-        ({"cached": True}, 3, {"out"}),
+        ({}, 4, []),
+        ({"residual_of_norm": True}, 3, ["key", "query", "value"]),
+        ({"cached": True}, 3, ["out"]),
     ],
     ids=str,
 )
@@ -64,7 +64,7 @@ def test_the_function_stays(options, places, inputs):
         want = model(*rows)
         found = smooth(model, rows)
         assert found.places == places
-        assert found.inputs.keys() == inputs
+        assert sorted(found.inputs) == inputs
         torch.testing.assert_close(model(*rows), want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
 
 
