@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from pyprod.fuse._graph import constant, replace, tensor
+from pyprod.fuse._graph import constant, is_call, replace, tensor
 from pyprod.types import QuantSpec
 
+aten = torch.ops.aten
 AFTER = ("attention", "embedding", "norm", "residual", "static")  # which know their constants by where they come from
 
 
@@ -29,11 +30,13 @@ def rewrite(module: fx.GraphModule, quantspec: QuantSpec) -> int:
 
 
 def _values(module: fx.GraphModule) -> dict[fx.Node, Tensor]:
-    """Of all nodes that depend on no input and give a tensor."""
+    """Of all nodes that depend on no input and give a tensor; not of what repeats one, which takes no memory."""
     values: dict[fx.Node, Tensor] = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":
             values[node] = tensor(module, node)
+        elif is_call(node, aten.expand.default):
+            continue
         elif node.op == "call_function" and node.all_input_nodes and values.keys() >= set(node.all_input_nodes):
             with torch.no_grad():
                 value = node.target(*fx.map_arg(node.args, values.get), **fx.map_arg(node.kwargs, values.get))

@@ -44,7 +44,7 @@ def _fuse(module: fx.GraphModule, norm: fx.Node) -> bool:
         made = call(module, norm, alone.default, total, *affine, given["eps"], *multiplier)
         feed_quantized(module, linears, *items(module, norm, made))
         return True
-    summands = total.args[:2]
+    summands = _summands(module, norm, total)
     if not linears:
         made = call(module, norm, unquantized.default, *summands, *affine, given["eps"])
         normalized, total_node = items(module, norm, made)
@@ -71,7 +71,7 @@ def _linears(norm: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
 
 
 def _is_sum(node: fx.Node, norm: fx.Node) -> bool:
-    """Whether `node` adds two equally shaped tensors, and nothing before `norm` reads the sum."""
+    """Whether `node` adds to a tensor of its own shape, and nothing before `norm` reads the sum."""
     if (
         not is_call(node, aten.add.Tensor)
         or node.kwargs
@@ -79,4 +79,14 @@ def _is_sum(node: fx.Node, norm: fx.Node) -> bool:
         or any(user < norm for user in node.users)
     ):
         return False
-    return all(isinstance(a, fx.Node) and shape(a) == shape(node) and dtype(a) == dtype(node) for a in node.args)
+    floats = all(isinstance(a, fx.Node) and dtype(a) == dtype(node) for a in node.args)
+    return floats and any(shape(a) == shape(node) for a in node.args)
+
+
+def _summands(module: fx.GraphModule, norm: fx.Node, total: fx.Node) -> list[fx.Node]:
+    """Both in the shape of the sum, which one of them may be repeated for (the positions of a batch)."""
+    summands = sorted(total.args, key=lambda a: shape(a) != shape(total))
+    return [
+        a if shape(a) == shape(total) else call(module, norm, aten.expand.default, a, list(shape(total)))
+        for a in summands
+    ]

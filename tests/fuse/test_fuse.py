@@ -162,6 +162,29 @@ def test_smoothing_is_done_by_what_quantizes() -> None:
     assert torch.equal(plain(*example), fuse(model, dynamic_quantspec(model, smoothing={}), example)(*example))
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("swapped", [False, True])
+@torch.no_grad()
+def test_positions_are_added_by_the_norm(batch: int, swapped: bool) -> None:
+    class First(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.positions, self.norm = nn.Parameter(torch.randn(9, WIDTH)), nn.LayerNorm(WIDTH)
+            self.up, self.down = nn.Linear(WIDTH, 64), nn.Linear(64, WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            normed = self.norm(self.positions + x if swapped else x + self.positions)
+            return normed + self.down(F.gelu(self.up(normed)))
+
+    model, x = First().eval(), torch.randn(batch, 9, WIDTH)
+    spec = dynamic_quantspec(model)
+    module = fuse(model, spec, (x,))
+    assert operators(module)["add_layer_norm_quantize"] == 1
+    assert "aten.add" not in module.code
+    assert all(buffer.shape[:2] != (3, 9) for buffer in module.buffers())  # the positions are not stored three times
+    assert close(module(x), convert(copy.deepcopy(model), spec)(x), 1e-3)
+
+
 @torch.no_grad()
 def test_layers_that_want_other_smoothing_of_one_norm_quantize_for_themselves() -> None:
     class Two(nn.Module):
