@@ -17,7 +17,7 @@ class Expected:
     """The expectation of squared errors of the layers' outputs, by importance, as if roundings were random.
 
     For scales ``s [k]`` the value ``x / s`` is rounded by token, and a weight ``w * s`` by output channel. The gradient
-    is written out: autograd takes 7 to 10 times as long, as torch's ``max(1)`` does that tells where a largest element is.
+    is written out: autograd takes 7 to 10 times as long, much of it in a ``max(1)`` that tells where the largest is.
 
     Args:
         x: ``[t, k]``.
