@@ -62,11 +62,12 @@ def _rows() -> Tensor:
 def _forms(example: Tensor) -> Mapping[str, nn.Module]:
     workload = workloads.load("decoder")
     original, smoothed = workload.model(), workload.model()
-    smooth(smoothed, workload.calibration)
+    inputs = smooth(smoothed, workload.calibration).inputs
+    eight = dynamic_quantspec(smoothed, smoothing=inputs)
     four = quantspec(original, workload, "dynamic", weight_bits=4, group_size=32)
     head = dynamic_quantspec(original).weights["head"]
     four = QuantSpec({**four.weights, "head": head}, four.activations)
-    made = (original, fuse(smoothed, dynamic_quantspec(smoothed), (example,)), fuse(original, four, (example,)))
+    made = (original, fuse(smoothed, eight, (example,)), fuse(original, four, (example,)))
     return dict(zip(FORMS, made, strict=True))
 
 

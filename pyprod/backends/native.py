@@ -138,10 +138,7 @@ def _smoothed(request: Request) -> tuple[QuantSpec, tuple[str, ...]]:
         found = smooth(request.model, request.calibration)
     except Untraceable:
         return dynamic_quantspec(request.model), ()  # `_linears` says why
-    wheres = [f"at {found.places} places"] if found.places else []
-    wheres += [f"of the inputs of {len(found.inputs)} layers"] if found.inputs else []
-    notes = (f"scale of outlying channels moved into weights {' and '.join(wheres)}",) if wheres else ()
-    return dynamic_quantspec(request.model, smoothing=found.inputs), notes
+    return dynamic_quantspec(request.model, smoothing=found.inputs), found.notes
 
 
 def _linears(request: Request, quantspec: QuantSpec) -> _Lowered:

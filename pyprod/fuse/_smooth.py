@@ -56,6 +56,17 @@ class Smoothed:
     places: int
     inputs: Mapping[str, tuple[float, ...]]
 
+    @property
+    def moved(self) -> str:
+        """What a reader of the table must know of the places."""
+        return f"scale of outlying channels moved into weights at {self.places} places"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The same of all that there is to tell, a clause each."""
+        divided = f"inputs of {len(self.inputs)} layers smoothed where they are quantized"
+        return (*[self.moved] * bool(self.places), *[divided] * bool(self.inputs))
+
 
 def smooth(model: nn.Module, calibration: tuple[Tensor, ...], strength: float | None = None) -> Smoothed:
     """Rescale the model in place; its outputs stay, but for rounding.

@@ -30,18 +30,22 @@ def rewrite(module: fx.GraphModule, quantspec: QuantSpec) -> int:
 
 
 def _values(module: fx.GraphModule) -> dict[fx.Node, Tensor]:
-    """Of all nodes that depend on no input and give a tensor; not of what repeats one, which takes no memory."""
+    """Of all nodes that depend on no input and give a tensor; not of those at the end that repeat one.
+
+    What `expand` gives takes no memory until it is stored.
+    """
     values: dict[fx.Node, Tensor] = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":
             values[node] = tensor(module, node)
-        elif is_call(node, aten.expand.default):
-            continue
         elif node.op == "call_function" and node.all_input_nodes and values.keys() >= set(node.all_input_nodes):
             with torch.no_grad():
                 value = node.target(*fx.map_arg(node.args, values.get), **fx.map_arg(node.kwargs, values.get))
             if isinstance(value, Tensor):
                 values[node] = value
+    for node in [node for node in reversed(values) if is_call(node, aten.expand.default)]:
+        if not values.keys() >= node.users.keys():
+            del values[node]
     return values
 
 

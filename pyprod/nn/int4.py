@@ -44,8 +44,9 @@ class Int4Linear(nn.Module):
         self.register_buffer("multiplier", multiplier)
 
     def forward(self, x: Tensor) -> Tensor:
-        read = x if self.multiplier is None else x * self.multiplier
-        return int4_linear(read, self._packed(), self.bias).to(x.dtype)
+        if self.multiplier is None:
+            return int4_linear(x, self._packed(), self.bias)
+        return int4_linear(x * self.multiplier, self._packed(), self.bias).to(x.dtype)
 
     def dequantized_weight(self) -> Tensor:
         """The float32 weight ``[out_features, in_features]`` that integers and multiplier stand for."""

@@ -7,7 +7,7 @@ output on calibration rows, where rounding to nearest looks at each weight by it
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -86,13 +86,9 @@ def rounded(name: str, weight: Tensor, moments: Tensor, quant: TensorQuant, acti
     parts = []
     for start in range(0, len(weight), _OUTPUTS):
         part = weight[start : start + _OUTPUTS]
-        own = quant if len(quant.scale) <= 1 else _of_rows(quant, start, len(part))
+        own = quant if len(quant.scale) <= 1 else replace(quant, scale=quant.scale[start : start + len(part)])
         parts.append(_rounded(part * by, inverse, order, _grid(name, part, own, activation)))
     return torch.cat([*parts, weight[:0]]) / by
-
-
-def _of_rows(quant: TensorQuant, start: int, count: int) -> TensorQuant:
-    return TensorQuant(quant.granularity, quant.bits, quant.scale[start : start + count])
 
 
 def _inverse(moments: Tensor) -> tuple[Tensor, Tensor]:

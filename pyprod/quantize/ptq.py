@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from torch import nn
 
 from pyprod import discover
-from pyprod.fuse import Untraceable, smooth
+from pyprod.fuse import Smoothed, Untraceable, smooth
 from pyprod.kernels.int4_linear import GROUP_SIZES
 from pyprod.nn import dynamic_quantspec, from_ranges
 from pyprod.quantize import bias, gptq
@@ -26,8 +26,6 @@ FINDS_SCALES = True
 
 Scheme = Literal["dynamic", "static"]
 Rounding = Literal["nearest", "gptq"]
-
-_NONE: Mapping[str, tuple[float, ...]] = MappingProxyType({})
 
 
 def apply(
@@ -61,7 +59,8 @@ def apply(
         raise PyprodError(f"rounding is nearest or gptq, not {rounding!r}")
     if scheme != "dynamic" and (smoothing or rounding == "gptq"):
         raise PyprodError('smoothing and gptq are for scheme = "dynamic"')
-    inputs, notes = _smoothed(made, context.workload) if smoothing else (_NONE, made.notes)
+    found = _smoothed(made.model, context.workload) if smoothing else Smoothed(0, {})
+    inputs, notes = found.inputs, (*made.notes, *found.notes)
     spec = quantspec(made.model, context.workload, scheme, observer, weight_bits, group_size, inputs)
     wide, kept = _matching(spec, keep_8_bits), _matching(spec, keep_float)
     if wide:
@@ -81,15 +80,11 @@ def apply(
     return replace(made, quantspec=spec, notes=(*notes, note))
 
 
-def _smoothed(made: Made, workload: Workload) -> tuple[Mapping[str, tuple[float, ...]], tuple[str, ...]]:
-    """What should divide inputs that the model needs as they are, and the notes."""
+def _smoothed(model: nn.Module, workload: Workload) -> Smoothed:
     try:
-        found = smooth(made.model, workload.calibration)
+        return smooth(model, workload.calibration)
     except Untraceable as why:
         raise PyprodError(f"smoothing: the model can't be traced: {why}") from why
-    note = f"scale of outlying channels moved into weights at {found.places} places"
-    note += f" and off the inputs of {len(found.inputs)} layers" if found.inputs else ""
-    return found.inputs, (*made.notes, note)
 
 
 def _matching(spec: QuantSpec, globs: Sequence[str]) -> list[str]:
@@ -106,7 +101,7 @@ def quantspec(
     observer: Observer = "minmax",
     weight_bits: int = 8,
     group_size: int = 0,
-    smoothing: Mapping[str, Sequence[float]] = _NONE,
+    smoothing: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> QuantSpec:
     """A scheme for all layers, weights symmetric per channel, or from least to largest per group.
 

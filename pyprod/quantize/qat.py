@@ -66,7 +66,7 @@ class Rounding:
     """Puts the rounding of a QuantSpec into a model's forward pass, in place, until `remove`.
 
     Raises:
-        PyprodError: it names a layer that the model has not.
+        PyprodError: it names a layer that the model has not, or smooths an input; the model is as it was.
     """
 
     def __init__(self, model: nn.Module, start: QuantSpec) -> None:
@@ -78,14 +78,14 @@ class Rounding:
         for name in start.weights:
             if name not in found:
                 raise PyprodError(discover.unknown("linear layer or convolution", name, found))
+            if start.activations[name].smoothing:
+                raise PyprodError(f"{name}: a smoothed input can't be trained under; leave out ptq's smoothing")
         for name, quant in start.weights.items():
             layer = found[name]
             if layer in self._inputs:  # under two names
                 continue
             self._weights[layer] = _Weight(layer.weight, quant)
             parametrize.register_parametrization(layer, "weight", self._weights[layer])
-            if start.activations[name].smoothing:
-                raise PyprodError(f"{name}: its input is smoothed, which training does not learn around; smooth after")
             rounding = self._input(start.activations[name])
             layer.add_module(_CHILD, rounding)
             self._inputs[layer] = rounding

@@ -24,7 +24,7 @@ def apply(made: Made, context: Context, *, strength: float | None = None) -> Mad
     if strength is not None and not 0 <= strength <= 1:
         raise PyprodError(f"strength is 0 to 1, not {strength:g}")
     try:
-        places = move_scale(made.model, context.workload.calibration, strength).places
+        found = move_scale(made.model, context.workload.calibration, strength)
     except Untraceable as why:
         raise PyprodError(f"the model can't be traced: {why}") from why
-    return replace(made, notes=(*made.notes, f"scale of outlying channels moved into weights at {places} places"))
+    return replace(made, notes=(*made.notes, found.moved))

@@ -186,6 +186,41 @@ def test_positions_are_added_by_the_norm(batch: int, swapped: bool) -> None:
 
 
 @torch.no_grad()
+def test_repeated_positions_that_are_looked_up_are_computed_once() -> None:
+    class First(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.positions, self.up = nn.Embedding(50, WIDTH), nn.Linear(WIDTH, 8)
+            self.register_buffer("ids", torch.arange(50)[None])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.up(x * self.positions(self.ids[:, :9].expand(x.shape[0], -1)))
+
+    model, x = First().eval(), torch.randn(3, 9, WIDTH)
+    module = fuse(model, dynamic_quantspec(model), (x,))
+    assert module.meta["rewritten"]["constants"] == 1
+    assert "aten.embedding" not in module.code
+    assert close(module(x), model(x), 0.03)
+
+
+@torch.no_grad()
+def test_a_smoothed_product_of_a_gate_is_quantized_by_its_layer() -> None:
+    class Gate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.up, self.down = nn.Linear(WIDTH, 64), nn.Linear(WIDTH, 64), nn.Linear(64, WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down(F.silu(self.gate(x)) * self.up(x))
+
+    model, x = Gate().eval(), torch.randn(5, WIDTH)
+    spec = dynamic_quantspec(model, smoothing={"down": (torch.rand(64) + 0.5).tolist()})
+    module = fuse(model, spec, (x,))
+    assert module.meta["rewritten"]["gated"] == 0
+    assert close(module(x), convert(copy.deepcopy(model), spec)(x), 1e-3)
+
+
+@torch.no_grad()
 def test_layers_that_want_other_smoothing_of_one_norm_quantize_for_themselves() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -95,8 +96,8 @@ def test_channels_without_input_are_rounded_to_nearest() -> None:
 
 
 def test_moments_are_of_all_rows() -> None:
-    model, x = nn.Sequential(nn.Linear(6, 6), nn.ReLU()), torch.randn(37, 3, 6)
-    (moments,) = second_moments(model, {model[0]}, (x,)).values()  # type: ignore[arg-type]
+    layer, x = nn.Linear(6, 6), torch.randn(37, 3, 6)
+    (moments,) = second_moments(nn.Sequential(layer, nn.ReLU()), {layer}, (x,)).values()
     flat = x.flatten(0, 1)
     torch.testing.assert_close(moments, flat.T @ flat, rtol=1e-4, atol=1e-4)
 
@@ -118,20 +119,20 @@ def workload(model: nn.Module, rows: Tensor) -> Workload:
     return Workload(lambda: model, (rows[:2],), (rows,), None)
 
 
-@pytest.mark.parametrize(("arguments", "ratio"), [({}, 1.0), ({"weight_bits": 4, "group_size": 32}, 0.9)])
-def test_as_an_option_of_the_step(arguments: dict[str, int], ratio: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("bits", "group_size", "ratio"), [(8, 0, 1.0), (4, 32, 0.9)])
+def test_as_an_option_of_the_step(bits: int, group_size: int, ratio: float, tmp_path: Path) -> None:
     ids, model = torch.randint(30, (100, 5)), Tied().eval()
     table, want = model.embedding.weight.detach().clone(), model(ids)
     errors = []
-    for rounding in ("nearest", "gptq"):
+    for rounding in get_args(ptq.Rounding):
         own = copy.deepcopy(model)
         context = Context(workload(own, ids), tmp_path)
-        made = ptq.apply(Made(own), context, **arguments, rounding=rounding)  # type: ignore[arg-type]
+        made = ptq.apply(Made(own), context, weight_bits=bits, group_size=group_size, rounding=rounding)
         assert made.quantspec is not None
         errors.append(float((convert(made.model, made.quantspec)(ids) - want).detach().norm()))
     assert "weights of 2 rounded by GPTQ" in made.notes[-1]
     assert errors[1] < ratio * errors[0]
-    assert torch.equal(made.model.embedding.weight, table)  # type: ignore[union-attr]
+    assert torch.equal(own.embedding.weight, table)
 
 
 def test_smoothing_is_an_option_too(tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_smoothing_is_an_option_too(tmp_path: Path) -> None:
     made = ptq.apply(Made(model), Context(workload(model, x), tmp_path), smoothing=True, rounding="gptq")
     assert made.quantspec is not None
     assert len(made.quantspec.activations["up"].smoothing) == 16
-    assert made.notes[0] == "scale of outlying channels moved into weights at 0 places and off the inputs of 1 layers"
+    assert made.notes[0] == "inputs of 1 layers smoothed where they are quantized"
 
 
 def test_what_it_cannot_round_is_said(tmp_path: Path) -> None:
@@ -166,6 +167,10 @@ def test_what_it_cannot_round_is_said(tmp_path: Path) -> None:
     context = Context(workload(model, x), tmp_path)
     with pytest.raises(PyprodError, match="rounding is nearest or gptq, not 'up'"):
         ptq.apply(Made(model), context, rounding="up")  # type: ignore[arg-type]
-    for wrong in ({"smoothing": True}, {"rounding": "gptq"}):
-        with pytest.raises(PyprodError, match='smoothing and gptq are for scheme = "dynamic"'):
-            ptq.apply(Made(model), context, scheme="static", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(PyprodError, match='smoothing and gptq are for scheme = "dynamic"'):
+        ptq.apply(Made(model), context, scheme="static", smoothing=True)
+    with pytest.raises(PyprodError, match='smoothing and gptq are for scheme = "dynamic"'):
+        ptq.apply(Made(model), context, scheme="static", rounding="gptq")
+    zeros = QuantSpec({"0": TensorQuant("per_channel", 8, (1.0,) * 4, (1, 0, 0, 0))}, {"0": PER_TOKEN})
+    with pytest.raises(PyprodError, match="with zero points"):
+        round_weights(model, zeros, (x,))

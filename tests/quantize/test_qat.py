@@ -141,3 +141,12 @@ def test_gradients_reach_weights_scales_and_inputs() -> None:
 def test_a_layer_that_is_not_there_is_said() -> None:
     with pytest.raises(PyprodError, match="did you mean"):
         Rounding(mlp(), QuantSpec({"00": TensorQuant("per_channel")}, {"00": TensorQuant("per_token")}))
+
+
+def test_a_smoothed_input_is_refused_before_anything_is_changed() -> None:
+    model = mlp()
+    last, layer = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)][-1]
+    spec = dynamic_quantspec(model, smoothing={last: [2.0] * layer.in_features})
+    with pytest.raises(PyprodError, match=f"{last}: a smoothed input can't be trained under"):
+        Rounding(model, spec)
+    assert not any(hasattr(module, "parametrizations") for module in model.modules())
