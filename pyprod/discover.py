@@ -42,10 +42,19 @@ def load(package: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(f"{package}.{name}")
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing == "pyprod" or not missing:
+        absent = (error.name or "").partition(".")[0]
+        if absent == "pyprod" or not absent:
             raise
-        raise Unavailable(f"{missing} is not installed", f"pip install {missing}") from error
+        raise _not_installed(absent) from error
+
+
+def missing(package: str) -> Unavailable | None:
+    """Why a third-party package isn't here, which a module imports no sooner than it needs it, or None."""
+    return None if importlib.util.find_spec(package) else _not_installed(package)
+
+
+def _not_installed(package: str) -> Unavailable:
+    return Unavailable(f"{package} is not installed", f"pip install {package}")
 
 
 def load_file(path: Path) -> ModuleType:

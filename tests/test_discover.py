@@ -49,6 +49,8 @@ def test_a_foreign_package_that_is_missing(write: Write) -> None:
         discover.load("rooms", "exotic")
     assert caught.value.reason == "not_a_package_here is not installed"
     assert caught.value.remedy == "pip install not_a_package_here"
+    assert str(discover.missing("not_a_package_here")) == str(caught.value)
+    assert discover.missing("pytest") is None
 
 
 @pytest.mark.parametrize(

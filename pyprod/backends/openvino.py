@@ -19,6 +19,7 @@ import openvino as ov
 import torch
 from torch import Tensor
 
+from pyprod import discover
 from pyprod.backends import Request, Runner, Variant
 from pyprod.backends._runner import RELU_HIDES_NAN, Signature, calibration_batches, cpu_flags
 from pyprod.export import onnx_file, onnx_qdq
@@ -26,9 +27,6 @@ from pyprod.export.program import trace
 from pyprod.export.shared import cached
 from pyprod.openvino_core import core
 from pyprod.types import QuantSpec, Unavailable
-
-os.environ.setdefault("NNCF_CI", "1")  # or it sends usage statistics over the network, while others are timed
-import nncf
 
 VARIANTS = {
     "fp32": Variant("float32", "arithmetic held to float32"),
@@ -48,7 +46,7 @@ def available(variant: str, device: str) -> Unavailable | None:
         return Unavailable("OpenVINO has no NVIDIA GPU plugin")
     if variant == "bf16" and not cpu_flags() & {"avx512_bf16", "amx_bf16"}:
         return Unavailable("the CPU has neither AVX512-BF16 nor AMX", "use openvino.fp32")
-    return None
+    return discover.missing("nncf") if variant == "int8" else None
 
 
 def prepare(request: Request) -> Runner:
@@ -124,6 +122,9 @@ class OpenVinoRunner(Runner):
 
 
 def _quantized(model: ov.Model, request: Request, batch: int) -> ov.Model:
+    os.environ.setdefault("NNCF_CI", "1")  # or it sends usage statistics over the network, while others are timed
+    import nncf  # takes a second, which listing need not pay
+
     nncf.set_log_level(logging.ERROR)
     rows = [tuple(t.numpy() for t in rows) for rows in calibration_batches(request, batch)]
     with redirect_stdout(io.StringIO()):  # four progress bars
