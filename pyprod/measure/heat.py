@@ -24,8 +24,9 @@ from pyprod.measure.process import Worker, WorkerFailed, worker_environment
 from pyprod.measure.subject import Observation
 from pyprod.types import Candidate, Failure, Measurement
 
-#: The next worker may need this many times what the largest one so far holds: builds peak above what they keep.
-MEMORY_MARGIN = 2.0
+#: The next worker may take this many times what any so far took at its peak, which building is: the decoder's 25 forms
+#: peak at 3 to 4.5 GB, and keep 1 to 2.
+MEMORY_MARGIN = 1.25
 #: ... and never less than this: an interpreter with torch and a small model, while it compiles.
 MEMORY_FLOOR = 1 << 30
 #: No budget cuts a heat below this: the 20% trimmed mean of five rounds drops the best and the worst of them.
@@ -129,7 +130,7 @@ class Heat:
         self._progress = progress
         self._lock = threading.Lock()
         self._workers: dict[tuple[Candidate, int], Worker] = {}
-        self._largest = 0
+        self._peak = 0
         self._ending = False
         # Kept as long as the workers: Linux counts a worker as orphaned when the *thread* that started it ends.
         self._pool = ThreadPoolExecutor(len(cpus))
@@ -186,7 +187,7 @@ class Heat:
             self._ask(key, "memory")
 
     def _has_room(self) -> bool:
-        need = max(MEMORY_FLOOR, int(MEMORY_MARGIN * self._largest))
+        need = max(MEMORY_FLOOR, int(MEMORY_MARGIN * self._peak))
         return memory.available() > need * len(self._cpus)  # other slots may be in the middle of a build
 
     def _build_one(self, entry: Entry, cpus: Sequence[int]) -> None:
@@ -196,7 +197,9 @@ class Heat:
             return
         if entry.score and not self._ask(key, "score"):
             return
-        self._largest = max(self._largest, worker.resident())
+        self._peak = max(self._peak, worker.peak())
+        if not self._ask(key, "release"):
+            return
         worker.pin(self._cpus[0])
         worker.pause()
         self._progress.step(f"built {entry.candidate.backend}")
@@ -220,7 +223,7 @@ class Heat:
     def _ask(self, key: tuple[Candidate, int], stage: str, /, number: int = 0, **arguments: Any) -> bool:
         """Have one worker do one stage, stopped before and after it is timed; False when it failed and is gone."""
         worker = self._workers[key]
-        building = stage in ("build", "check", "score")
+        building = stage in ("build", "check", "score", "release")
         try:
             worker.resume()
             observations = worker.ask(stage, self._settings.timeout_s, **arguments)

@@ -36,13 +36,13 @@ def reset_peak() -> bool:
     return True
 
 
-def peak() -> int:
+def peak(process: Path = PROC) -> int:
     """Bytes of the peak resident set since `reset_peak`.
 
     Raises:
-        OSError: this system does not say.
+        OSError: this system does not say, or there is no such process.
     """
-    return _kilobytes(PROC / "status", "VmHWM") * 1024
+    return _kilobytes(process / "status", "VmHWM") * 1024
 
 
 def usage(peak_was_reset: bool) -> list[Observation]:

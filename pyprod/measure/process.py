@@ -156,12 +156,14 @@ class Worker:
             for thread in psutil.Process(self._process.pid).threads():
                 os.sched_setaffinity(thread.id, cpus)
 
-    def resident(self) -> int:
-        """Bytes of memory that it holds now; 0 when it is gone."""
-        try:
+    def peak(self) -> int:
+        """The most bytes of memory that it has held; where the system does not say, what it holds now; 0 when it is
+        gone."""
+        with contextlib.suppress(OSError, ValueError):
+            return memory.peak(Path(f"/proc/{self._process.pid}"))
+        with contextlib.suppress(psutil.Error):
             return int(psutil.Process(self._process.pid).memory_info().rss)
-        except psutil.Error:
-            return 0
+        return 0
 
     def close(self) -> None:
         """Kill the process and its children; safe to call again."""

@@ -47,10 +47,14 @@ class Server:
         """Judge its output on real data."""
         return self.subject.score()
 
-    def warmup(self, max_ns: int) -> list[Observation]:
-        """Call until steady; the peak of memory is counted from here on."""
+    def release(self) -> list[Observation]:
+        """Give back what only the stages above needed."""
         self.subject.release()
         memory.trim()
+        return []
+
+    def warmup(self, max_ns: int) -> list[Observation]:
+        """Call until steady; the peak of memory is counted from here on."""
         self.peak_was_reset = memory.reset_peak()
         done = sampling.warm_up(self.subject.call, max_ns)
         context = {"calls": done.calls, "steady": done.steady, "timer": sampling.TIMER}

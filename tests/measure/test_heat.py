@@ -109,7 +109,7 @@ def test_only_one_replica_is_scored() -> None:
     assert not of(taken, "eager.fp32", "accuracy", replica=1)
 
 
-@pytest.mark.parametrize("stage", ["build", "check", "score", "warmup", "time", "memory"])
+@pytest.mark.parametrize("stage", ["build", "check", "score", "release", "warmup", "time", "memory"])
 @pytest.mark.parametrize(
     ("bug", "kind", "message"),
     [("raise", "error", "ValueError: burnt toast"), ("crash", "crash", "killed by SIGSEGV")],

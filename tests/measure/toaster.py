@@ -59,7 +59,7 @@ class Toaster:
         return [Observation("accuracy", "mean", [1, 0], {"statistic": "mean", "truth": [], "cluster": []})]
 
     def release(self) -> None:
-        self._stage("warmup")
+        self._stage("release")
 
     def memory(self) -> list[Observation]:
         self._stage("memory")
@@ -80,8 +80,7 @@ class Toaster:
         return self._toast
 
     def _toast(self) -> None:
-        if self.slices > 1:  # the first is the warm-up
-            self._stage("time")
+        self._stage("warmup" if self.slices == 1 else "time")
         self.toasts += 1
         end = time.perf_counter() + self.payload.get("toast_ms", 1) / 1000
         while time.perf_counter() < end:
