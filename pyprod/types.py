@@ -91,7 +91,7 @@ class Failure:
     Attributes:
         kind: "unavailable", "error" (an exception), "mismatch" (wrong output), "crash" (the process died),
             "out_of_memory", "timeout", "skipped" (by a rule that the message names, as too slow to be worth it).
-        stage: where it happened: "build", "check", "score", "warmup" or "time".
+        stage: where it happened: "build", "check", "score", "release", "warmup" or "time".
         message: one line for the table.
         detail: traceback or the tail of the worker's output; may be empty.
     """
@@ -177,9 +177,11 @@ class TensorQuant:
         group_size: 0 but per group.
         smoothing: of an activation per token, a value for each channel: divides the channel before, and multiplies the
             column of the layer's weight before that is quantized (SmoothQuant's s, arXiv 2211.10438). Empty: none.
+        asymmetric: of an activation per token whose scale is found at run time: so is a zero point for each token.
 
     Raises:
-        ValueError: smoothing of anything but an activation per token, or by a value that is not finite and positive.
+        ValueError: smoothing of anything but an activation per token, or by a value that is not finite and positive;
+            asymmetric anything else.
     """
 
     granularity: Granularity
@@ -188,8 +190,11 @@ class TensorQuant:
     zero_point: tuple[int, ...] = ()
     group_size: int = 0
     smoothing: tuple[float, ...] = ()
+    asymmetric: bool = False
 
     def __post_init__(self) -> None:
+        if self.asymmetric and (self.granularity != "per_token" or self.scale):
+            raise ValueError("asymmetric is of activations per_token whose scale is found at run time")
         if self.smoothing and self.granularity != "per_token":
             raise ValueError(f"smoothing is of activations per_token, not {self.granularity}")
         if not all(0 < value < math.inf for value in self.smoothing):

@@ -167,6 +167,24 @@ def test_a_smoothed_layer_is_nearer_to_the_float_one(scheme):
     assert torch.equal(half(x), smoothed(x))
 
 
+@pytest.mark.parametrize("smoothed", [False, True])
+def test_zero_points_halve_the_error_of_what_is_positive(smoothed):
+    linear, x = nn.Linear(64, 200), torch.rand(50, 64)
+    smoothing = {"": (torch.rand(64) + 0.5).tolist()} if smoothed else {}
+    plain, shifted = (
+        convert(copy.deepcopy(linear), dynamic_quantspec(linear, smoothing=smoothing, asymmetric=names))
+        for names in ([], [""])
+    )
+    exact = torch.nn.functional.linear(x, plain.dequantized_weight(), linear.bias.detach())
+    assert torch.equal(plain.dequantized_weight(), shifted.dequantized_weight())
+    assert (shifted(x) - exact).norm() == pytest.approx(0.5 * (plain(x) - exact).norm().item(), rel=0.1)
+    assert torch.equal(copy.deepcopy(shifted).half()(x), shifted(x))
+    assert "asymmetric" in repr(shifted)
+    with pytest.raises(PyprodError, match="head: Int4Linear computes no activations with zero points"):
+        int4_weight("head", linear.weight, TensorQuant("per_group", 4, group_size=32),
+                    TensorQuant("per_token", asymmetric=True))  # fmt: skip
+
+
 def test_int4_linear_is_the_kernel_and_stays_in_its_formats():
     linear = nn.Linear(100, 40)
     spec = dynamic_quantspec(linear, 4, 64)

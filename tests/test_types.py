@@ -96,6 +96,16 @@ def test_what_cannot_smooth(smoothing: tuple[float, ...]) -> None:
         TensorQuant("per_tensor", scale=(1.0,), smoothing=(1.0,))
 
 
+def test_asymmetric_is_of_what_is_found_at_run_time() -> None:
+    quant = TensorQuant("per_token", asymmetric=True)
+    assert (
+        QuantSpec.from_json(json.loads(json.dumps(QuantSpec({}, {"up": quant}).to_json()))).activations["up"] == quant
+    )
+    for others in ({"granularity": "per_tensor"}, {"granularity": "per_token", "scale": (1.0,)}):
+        with pytest.raises(ValueError, match="per_token whose scale is found at run time"):
+            TensorQuant(**others, asymmetric=True)
+
+
 def test_unavailable_says_why_and_what_to_do() -> None:
     assert str(Unavailable("openvino is not installed", "pip install openvino")) == (
         "openvino is not installed (pip install openvino)"

@@ -42,10 +42,11 @@ const char* emulate_gemm(const EmulatorSettings* settings, const int8_gemm::Cuda
 }
 
 const char* emulate_quantize(const EmulatorSettings* settings, int type, const void* x, const float* multiplier,
-                             int64_t x_stride, int64_t m, int64_t k, int8_t* q, int64_t q_stride, float* scale) {
+                             int64_t x_stride, int64_t m, int64_t k, int8_t* q, int64_t q_stride, float* scale,
+                             int32_t* zero_point) {
   return emulate(*settings, [&] {
     return int8_gemm::launch_quantize({static_cast<Float>(type), x, multiplier}, x_stride, m, k, q, q_stride, scale,
-                                      nullptr);
+                                      zero_point, nullptr);
   });
 }
 const char* emulate_pad(const EmulatorSettings* settings, int is_unsigned, const void* x, int64_t x_stride, int64_t m,

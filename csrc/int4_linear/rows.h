@@ -10,7 +10,7 @@ namespace pyprod::int4_linear {
 PYPROD_INLINE void prepare_row(const Linear& linear, const void* x, int64_t m) {
   const int64_t padded = linear.groups * linear.group;
   int8_t* q = linear.q + m * padded;
-  linear.row_scale[m] = quantize_floats({linear.type, x}, linear.k, q);
+  linear.row_scale[m] = quantize_floats({linear.type, x}, linear.k, q).scale;
   for (int64_t i = linear.k; i < padded; ++i) q[i] = 0;
   for (int64_t g = 0; g < linear.groups; ++g) {
     int32_t sum = 0;

@@ -30,12 +30,12 @@ TARGET void prepare_unsigned(const uint8_t* a, int64_t k, void* prepared) {
   prepare_row<int8_t, -128>(a, k, static_cast<int8_t*>(prepared));
 }
 
-TARGET float prepare_quantized(const FloatRow& x, int64_t k, void* prepared) {
+TARGET RowCode prepare_quantized(const FloatRow& x, int64_t k, void* prepared) {
   std::memset(static_cast<char*>(prepared) + k, 0, static_cast<size_t>(padded_k(k) - k));
   return quantize_row_avx512<0>(x, k, prepared);
 }
 
-TARGET float quantize(const FloatRow& x, int64_t k, int8_t* q) { return quantize_row_avx512<0>(x, k, q); }
+TARGET float quantize(const FloatRow& x, int64_t k, int8_t* q) { return quantize_row_avx512<0>(x, k, q).scale; }
 
 void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc) {
   Pending none;

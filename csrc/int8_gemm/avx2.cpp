@@ -22,11 +22,11 @@ TARGET void prepare_unsigned(const uint8_t* a, int64_t k, void* prepared) {
   prepare_row<int16_t, -128>(a, k, static_cast<int16_t*>(prepared));
 }
 
-TARGET float prepare_quantized(const FloatRow& x, int64_t k, void* prepared) {
+TARGET RowCode prepare_quantized(const FloatRow& x, int64_t k, void* prepared) {
   return prepare_quantized_row<int16_t, 0>(x, k, static_cast<int16_t*>(prepared));
 }
 
-TARGET float quantize(const FloatRow& x, int64_t k, int8_t* q) { return quantize_floats(x, k, q); }
+TARGET float quantize(const FloatRow& x, int64_t k, int8_t* q) { return quantize_floats(x, k, q).scale; }
 
 // Eight channels of a panel at a time. A lane of `sums` holds a channel's k0*k0 + k1*k1, its neighbor k2*k2 + k3*k3.
 template <int R>

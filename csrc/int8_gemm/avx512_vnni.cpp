@@ -23,12 +23,12 @@ TARGET void prepare_unsigned(const uint8_t* a, int64_t k, void* prepared) {
   prepare_row<uint8_t, 0>(a, k, static_cast<uint8_t*>(prepared));
 }
 
-TARGET float prepare_quantized(const FloatRow& x, int64_t k, void* prepared) {
+TARGET RowCode prepare_quantized(const FloatRow& x, int64_t k, void* prepared) {
   std::memset(static_cast<char*>(prepared) + k, 0, static_cast<size_t>(padded_k(k) - k));
   return quantize_row_avx512<0x80>(x, k, prepared);
 }
 
-TARGET float quantize(const FloatRow& x, int64_t k, int8_t* q) { return quantize_row_avx512<0>(x, k, q); }
+TARGET float quantize(const FloatRow& x, int64_t k, int8_t* q) { return quantize_row_avx512<0>(x, k, q).scale; }
 
 // Sums of R rows and P panels; a word of k adds to all of them.
 template <int R, int P>
@@ -184,7 +184,7 @@ TARGET void finished(const Epilogue& e, int64_t m, int64_t n, const char* a, int
 bool is_plain(const Epilogue& e) {
   if (e.store == Store::sums) return true;
   return e.store == Store::floats && e.type == Float::f32 && e.activation == Activation::none &&
-         e.residual == nullptr && e.row_scale != nullptr;
+         e.residual == nullptr && e.row_scale != nullptr && e.row_zero_point == nullptr;
 }
 
 void block(const Block& b, const Epilogue& epilogue) {

@@ -22,11 +22,11 @@ TARGET void prepare_unsigned(const uint8_t* a, int64_t k, void* prepared) {
   prepare_row<uint8_t, 0>(a, k, static_cast<uint8_t*>(prepared));
 }
 
-TARGET float prepare_quantized(const FloatRow& x, int64_t k, void* prepared) {
+TARGET RowCode prepare_quantized(const FloatRow& x, int64_t k, void* prepared) {
   return prepare_quantized_row<uint8_t, 128>(x, k, static_cast<uint8_t*>(prepared));
 }
 
-TARGET float quantize(const FloatRow& x, int64_t k, int8_t* q) { return quantize_floats(x, k, q); }
+TARGET float quantize(const FloatRow& x, int64_t k, int8_t* q) { return quantize_floats(x, k, q).scale; }
 
 // H vectors of 8 channels at a time. One row takes the whole panel (H = 4) to have enough accumulators in flight.
 template <int R, int H>

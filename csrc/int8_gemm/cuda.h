@@ -29,9 +29,10 @@ const char* launch_gemm(const CudaGemm& gemm, void* stream);
 const char* launch_mma(const CudaGemm& gemm, void* stream);
 const char* launch_wgmma(const CudaGemm& gemm, void* stream, int processors);
 
-// q[m, q_stride] and scale[m] from x[m, k] with rows x_stride elements apart; q is zero from k to q_stride.
+// q[m, q_stride] and scale[m] from x[m, k] with rows x_stride elements apart; q is zero from k to q_stride. zero_point:
+// [m], asymmetric, or null; x.asymmetric is not read.
 const char* launch_quantize(const FloatRow& x, int64_t x_stride, int64_t m, int64_t k, int8_t* q, int64_t q_stride,
-                            float* scale, void* stream);
+                            float* scale, int32_t* zero_point, void* stream);
 
 // q[m, q_stride] from bytes x[m, k] with rows x_stride bytes apart; zero from k on. is_unsigned: x is uint8, lowered by
 // 128 to be int8.

@@ -37,8 +37,9 @@ inline int64_t l2_bytes() {
 }
 
 // Purposes of scratch (common/scratch.h).
-struct Rows;    // prepared activations
-struct Scales;  // of rows
+struct Rows;        // prepared activations
+struct Scales;      // of rows
+struct ZeroPoints;  // of rows
 
 // Bytes from one prepared row to the next: an odd number of cache lines, so that the rows of a tile never share a
 // cache set (a stride of 4096 costs 21% at K = 4096).

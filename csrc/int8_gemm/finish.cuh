@@ -152,11 +152,12 @@ __device__ __forceinline__ void finish(const CudaGemm& gemm, int64_t m, int64_t 
     store_four<int32_t>(e.out, at, count, gemm.whole_fours, {{sums.of[0], sums.of[1], sums.of[2], sums.of[3]}});
     return;
   }
-  Sums offset = {};  // zero_point * sum_k w; the panel's first row holds -128 * sum_k w
-  if (e.zero_point != 0) {
+  Sums offset = {};  // zero point * sum_k w; the panel's first row holds -128 * sum_k w
+  const int32_t zero_point = e.row_zero_point != nullptr ? e.row_zero_point[m] : e.zero_point;
+  if (zero_point != 0) {
     offset = *reinterpret_cast<const Sums*>(gemm.packed + n / kPanel * panel_bytes(gemm.k) + 4 * (n % kPanel));
 #pragma unroll
-    for (int i = 0; i < 4; ++i) offset.of[i] = offset.of[i] / -128 * e.zero_point;
+    for (int i = 0; i < 4; ++i) offset.of[i] = offset.of[i] / -128 * zero_point;
   }
   const float row_scale = e.row_scale != nullptr ? e.row_scale[m] : e.scale;
   const auto col_scale = load_four<float>(e.col_scale, n, count, gemm.whole_fours);

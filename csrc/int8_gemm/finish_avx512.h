@@ -21,9 +21,13 @@ namespace pyprod::int8_gemm {
 // What a panel's two vectors of 16 channels need: computed once for the rows of a call.
 struct Channels {
   __m512 scale[2], bias[2];
-  __m512i offset[2];
+  __m512i weights[2], offset[2];  // sums of them, and that times a zero point
   __mmask16 mask[2];
 };
+
+PYPROD_AVX512_INLINE void shift(Channels& c, int32_t zero_point) {
+  for (int h = 0; h < 2; ++h) c.offset[h] = _mm512_mullo_epi32(c.weights[h], _mm512_set1_epi32(zero_point));
+}
 
 PYPROD_AVX512_INLINE Channels load_channels(const Epilogue& e, int64_t n, int cols, const int8_t* panel) {
   Channels c;
@@ -32,12 +36,13 @@ PYPROD_AVX512_INLINE Channels load_channels(const Epilogue& e, int64_t n, int co
     c.mask[h] = static_cast<__mmask16>(columns >> (16 * h));
     c.scale[h] = _mm512_maskz_loadu_ps(c.mask[h], e.col_scale + n + 16 * h);
     c.bias[h] = e.bias != nullptr ? _mm512_maskz_loadu_ps(c.mask[h], e.bias + n + 16 * h) : _mm512_setzero_ps();
-    c.offset[h] = _mm512_setzero_si512();
+    c.weights[h] = c.offset[h] = _mm512_setzero_si512();
   }
-  if (e.zero_point != 0) {
+  if (has_zero_points(e)) {
     alignas(64) int32_t sums[kPanel];
-    zero_point_sums(e.zero_point, panel, sums);
-    for (int h = 0; h < 2; ++h) c.offset[h] = _mm512_load_si512(sums + 16 * h);
+    weight_sums(panel, sums);
+    for (int h = 0; h < 2; ++h) c.weights[h] = _mm512_load_si512(sums + 16 * h);
+    shift(c, e.zero_point);
   }
   return c;
 }
@@ -64,8 +69,9 @@ enum class Row { f32, bytes, other };
 template <Activation A, Row kRow>
 PYPROD_AVX512_INLINE void finish_rows(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc,
                                       const int8_t* panel) {
-  const Channels c = load_channels(e, n, cols, panel);
+  Channels c = load_channels(e, n, cols, panel);
   for (int r = 0; r < rows; ++r, acc += kPanel) {
+    if (e.row_zero_point != nullptr) shift(c, e.row_zero_point[m + r]);
     const __m512 row_scale = _mm512_set1_ps(e.row_scale != nullptr ? e.row_scale[m + r] : e.scale);
     __m512 y[2] = {dequantize<A>(c, 0, _mm512_loadu_si512(acc), row_scale),
                    dequantize<A>(c, 1, _mm512_loadu_si512(acc + 16), row_scale)};

@@ -12,10 +12,11 @@
 
 namespace pyprod::int8_gemm {
 
-inline constexpr int kMaxTileRows = 32;           // of any path's register tile
-inline constexpr int kPanel = 32;                 // output channels of a panel
-inline constexpr int64_t kRowBytes = kPanel * 4;  // a panel's row: 4 k of 32 channels
-inline constexpr int64_t kMaxK = (1 << 17) - 1;   // |sum| <= K * 128 * 128 must fit int32
+inline constexpr int kMaxTileRows = 32;                           // of any path's register tile
+inline constexpr int kPanel = 32;                                 // output channels of a panel
+inline constexpr int64_t kRowBytes = kPanel * 4;                  // a panel's row: 4 k of 32 channels
+inline constexpr int64_t kMaxK = (1 << 17) - 1;                   // |sum| <= K * 128 * 128 must fit int32
+inline constexpr int64_t kMaxShiftedK = INT32_MAX / (255 * 128);  // the same where activations have zero points
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t panel_bytes(int64_t k) { return (1 + ceil_div(k, 4)) * kRowBytes; }

@@ -15,9 +15,9 @@ const int8_t* bytes_of(const Tensor& packed) { return static_cast<const int8_t*>
 Tensor linear(const Tensor& x_in, const Tensor& packed, int64_t n, int64_t k, const Tensor& w_scale,
               const std::optional<Tensor>& bias, const std::optional<StringArgument>& activation,
               const std::optional<Tensor>& residual_in, std::optional<ScalarType> out_dtype,
-              const std::optional<Tensor>& multiplier) {
+              const std::optional<Tensor>& multiplier, bool asymmetric) {
   const Layer layer = {packed, n, k, w_scale, bias, activation, residual_in};
-  const LinearTypes types = check_linear(x_in, layer, out_dtype, multiplier);
+  const LinearTypes types = check_linear(x_in, layer, out_dtype, multiplier, asymmetric);
   const int64_t m = rows_of(x_in);
   const Path& isa = path_for(m);
   const Tensor x = plain_rows(x_in);
@@ -26,10 +26,17 @@ Tensor linear(const Tensor& x_in, const Tensor& packed, int64_t n, int64_t k, co
   Epilogue epilogue = epilogue_of(layer, types, out, residual);
   float* scales = reinterpret_cast<float*>(scratch<Scales>(static_cast<size_t>(m) * sizeof(float)));
   epilogue.row_scale = scales;
+  int32_t* zero_points = nullptr;
+  if (asymmetric)
+    zero_points = reinterpret_cast<int32_t*>(scratch<ZeroPoints>(static_cast<size_t>(m) * sizeof(int32_t)));
+  epilogue.row_zero_point = zero_points;
   const char* from = static_cast<const char*>(x.const_data_ptr());
   const int64_t bytes = row_stride(x) * item_size(types.in);
   const auto prepare = [&](int64_t row, void* prepared) {
-    scales[row] = isa.prepare_quantized({types.in, from + row * bytes, types.multiplier}, k, prepared);
+    const RowCode code =
+        isa.prepare_quantized({types.in, from + row * bytes, types.multiplier, asymmetric}, k, prepared);
+    scales[row] = code.scale;
+    if (zero_points != nullptr) zero_points[row] = code.zero_point;
   };
   Driver(TorchThreads(), isa, m, n, k, bytes_of(packed), prepare, epilogue).run();
   return out;
@@ -89,7 +96,7 @@ Tensor linear_static(const Tensor& x_in, double x_scale, int64_t x_zero_point, c
 STABLE_TORCH_LIBRARY_FRAGMENT(pyprod, m) {
   m.def(
       "int8_linear(Tensor x, Tensor packed, int n, int k, Tensor w_scale, Tensor? bias=None, str? activation=None, "
-      "Tensor? residual=None, ScalarType? out_dtype=None, Tensor? multiplier=None) -> Tensor");
+      "Tensor? residual=None, ScalarType? out_dtype=None, Tensor? multiplier=None, bool asymmetric=False) -> Tensor");
   m.def(
       "int8_linear_prequantized(Tensor q, Tensor scale, Tensor packed, int n, int k, Tensor w_scale, "
       "Tensor? bias=None, str? activation=None, Tensor? residual=None, ScalarType? out_dtype=None) -> Tensor");

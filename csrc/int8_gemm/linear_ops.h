@@ -45,10 +45,11 @@ struct LinearTypes {
   ScalarType out_dtype;
   Activation activation;
   const float* multiplier = nullptr;  // [k] of the activations that are quantized here, or null
+  bool asymmetric = false;            // whether those get zero points
 };
 
 inline LinearTypes check_linear(const Tensor& x, const Layer& layer, std::optional<ScalarType> out_dtype,
-                                const std::optional<Tensor>& multiplier) {
+                                const std::optional<Tensor>& multiplier, bool asymmetric) {
   constexpr const char* op = "int8_linear";
   LinearTypes types;
   types.in = check_float(op, "x", x.scalar_type());
@@ -59,6 +60,8 @@ inline LinearTypes check_linear(const Tensor& x, const Layer& layer, std::option
     check_vector(op, "multiplier", *multiplier, layer.k, x);
     types.multiplier = static_cast<const float*>(multiplier->const_data_ptr());
   }
+  PYPROD_CHECK(!asymmetric || layer.k <= kMaxShiftedK, op, ": asymmetric takes k <= ", kMaxShiftedK, ", got ", layer.k);
+  types.asymmetric = asymmetric;
   return types;
 }
 
@@ -82,9 +85,6 @@ inline LinearTypes check_prequantized(const char* op, const Tensor& q, const Ten
   check_row_scale(op, q, scale);
   return types;
 }
-
-// 255 * 128 * k, the largest |sum of (x - zero point) * w|, must fit int32.
-inline constexpr int64_t kMaxStaticK = INT32_MAX / (255 * 128);
 
 inline bool is_byte(ScalarType type) { return type == ScalarType::Char || type == ScalarType::Byte; }
 
@@ -124,7 +124,7 @@ inline LinearTypes check_static(const Tensor& x, const Static& quantization, con
   const ScalarType floats = requantizes ? ScalarType::Float : types.out_dtype;
   types.out = check_float(op, "out_dtype", floats);
   types.activation = check_layer(op, "x_q", x, layer, floats);
-  PYPROD_CHECK(layer.k <= kMaxStaticK, op, ": k must be <= ", kMaxStaticK, ", got ", layer.k);
+  PYPROD_CHECK(layer.k <= kMaxShiftedK, op, ": k must be <= ", kMaxShiftedK, ", got ", layer.k);
   return types;
 }
 

@@ -65,7 +65,7 @@ std::tuple<Tensor, Tensor> quantize_per_token(const Tensor& x_in) {
   Tensor scale = new_output(x, {x.sizes().data(), x.sizes().size() - 1}, ScalarType::Float);
   device.check(launch_quantize({type, x.const_data_ptr()}, row_stride(x), rows_of(x), k,
                                static_cast<int8_t*>(q.mutable_data_ptr()), k,
-                               static_cast<float*>(scale.mutable_data_ptr()), device.stream()));
+                               static_cast<float*>(scale.mutable_data_ptr()), nullptr, device.stream()));
   return {q, scale};
 }
 
@@ -84,21 +84,25 @@ Tensor gemm(const Tensor& a, const Tensor& packed, int64_t n, int64_t k) {
 Tensor linear(const Tensor& x_in, const Tensor& packed, int64_t n, int64_t k, const Tensor& w_scale,
               const std::optional<Tensor>& bias, const std::optional<StringArgument>& activation,
               const std::optional<Tensor>& residual_in, std::optional<ScalarType> out_dtype,
-              const std::optional<Tensor>& multiplier) {
+              const std::optional<Tensor>& multiplier, bool asymmetric) {
   const Layer layer = {packed, n, k, w_scale, bias, activation, residual_in};
-  const LinearTypes types = check_linear(x_in, layer, out_dtype, multiplier);
+  const LinearTypes types = check_linear(x_in, layer, out_dtype, multiplier, asymmetric);
   const OnDevice device("int8_linear", x_in);
   const Tensor x = plain_rows(x_in);
   const int64_t m = rows_of(x);
   Rows rows = new_rows(x, m, k);
   Tensor row_scale = new_output(x, {m}, ScalarType::Float);
+  std::optional<Tensor> zero_points;
+  if (asymmetric) zero_points = new_output(x, {m}, ScalarType::Int);
+  int32_t* zero_point = asymmetric ? static_cast<int32_t*>(zero_points->mutable_data_ptr()) : nullptr;
   Tensor out = new_output(x, with_last(x, n), types.out_dtype);
   std::optional<Tensor> residual;
   Epilogue epilogue = epilogue_of(layer, types, out, residual);
   epilogue.row_scale = static_cast<const float*>(row_scale.const_data_ptr());
+  epilogue.row_zero_point = zero_point;
   device.check(launch_quantize({types.in, x.const_data_ptr(), types.multiplier}, row_stride(x), m, k,
                                static_cast<int8_t*>(rows.tensor.mutable_data_ptr()), rows.stride,
-                               static_cast<float*>(row_scale.mutable_data_ptr()), device.stream()));
+                               static_cast<float*>(row_scale.mutable_data_ptr()), zero_point, device.stream()));
   multiply(device, rows, m, packed, n, k, epilogue);
   return out;
 }

@@ -32,9 +32,9 @@ struct Path {
   void (*prepare)(const int8_t* a, int64_t k, void* prepared);
   // Copies k uint8, each lowered by 128 to be an int8, into prepared form.
   void (*prepare_unsigned)(const uint8_t* a, int64_t k, void* prepared);
-  // Quantizes k floats into prepared form; returns the scale (common/quantize.h).
-  float (*prepare_quantized)(const FloatRow& x, int64_t k, void* prepared);
-  // Quantizes k floats to int8; returns the scale.
+  // Quantizes k floats into prepared form (common/quantize.h).
+  RowCode (*prepare_quantized)(const FloatRow& x, int64_t k, void* prepared);
+  // Quantizes k floats to int8, symmetric; returns the scale.
   float (*quantize)(const FloatRow& x, int64_t k, int8_t* q);
   // acc[rows][32] = a[rows, k] * panel, exact. `stride`: bytes from one prepared row to the next. Works alone; many
   // calls belong into a TileScope.

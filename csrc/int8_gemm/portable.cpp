@@ -15,11 +15,11 @@ void prepare_unsigned(const uint8_t* a, int64_t k, void* prepared) {
   prepare_row<int8_t, -128>(a, k, static_cast<int8_t*>(prepared));
 }
 
-float prepare_quantized(const FloatRow& x, int64_t k, void* prepared) {
+RowCode prepare_quantized(const FloatRow& x, int64_t k, void* prepared) {
   return prepare_quantized_row<int8_t, 0>(x, k, static_cast<int8_t*>(prepared));
 }
 
-float quantize(const FloatRow& x, int64_t k, int8_t* q) { return quantize_floats(x, k, q); }
+float quantize(const FloatRow& x, int64_t k, int8_t* q) { return quantize_floats(x, k, q).scale; }
 
 void tile(int rows, const void* a, int64_t stride, const int8_t* panel, int64_t k, int32_t* acc) {
   std::fill(acc, acc + rows * kPanel, 0);

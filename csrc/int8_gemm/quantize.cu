@@ -13,6 +13,7 @@ struct Quantize {
   int8_t* q;
   int64_t q_stride;
   float* scale;
+  int32_t* zero_point;
 };
 
 template <class From, bool kWhole>
@@ -22,7 +23,8 @@ __global__ void __launch_bounds__(cuda::kRowThreads, cuda::kRowBlocks)
   const cuda::RowOf<From, kWhole> x = {static_cast<const From*>(call.x) + row * call.x_stride, call.k};
   const cuda::QuantizedRow<kWhole> to = {call.q + row * call.q_stride, call.k, call.q_stride};
   const cuda::RowOf<float, kWhole> multiplier = {call.multiplier, call.k};
-  cuda::quantize_row([&](int64_t i) { return cuda::multiplied(multiplier, i, x.eight(i)); }, to, call.scale + row);
+  cuda::quantize_row([&](int64_t i) { return cuda::multiplied(multiplier, i, x.eight(i)); }, to, call.scale + row,
+                     call.zero_point != nullptr ? call.zero_point + row : nullptr);
 }
 
 template <class From>
@@ -61,9 +63,9 @@ const char* launch_pad(bool is_unsigned, const void* x, int64_t x_stride, int64_
 }
 
 const char* launch_quantize(const FloatRow& x, int64_t x_stride, int64_t m, int64_t k, int8_t* q, int64_t q_stride,
-                            float* scale, void* stream) {
+                            float* scale, int32_t* zero_point, void* stream) {
   if (m == 0) return nullptr;
-  const Quantize call = {x.x, x_stride, k, x.multiplier, q, q_stride, scale};
+  const Quantize call = {x.x, x_stride, k, x.multiplier, q, q_stride, scale, zero_point};
   if (x.type == Float::f32) return launch<float>(call, m, stream);
   if (x.type == Float::bf16) return launch<BFloat16>(call, m, stream);
   return launch<Float16>(call, m, stream);

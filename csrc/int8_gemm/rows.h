@@ -27,7 +27,7 @@ PYPROD_INLINE void prepare_row(const From* a, int64_t k, To* prepared) {
 }
 
 template <class To, int kOffset>
-PYPROD_INLINE float prepare_quantized_row(const FloatRow& x, int64_t k, To* prepared) {
+PYPROD_INLINE RowCode prepare_quantized_row(const FloatRow& x, int64_t k, To* prepared) {
   for (int64_t i = k; i < padded_k(k); ++i) prepared[i] = 0;
   return quantize_floats<kOffset>(x, k, prepared);
 }
@@ -113,10 +113,15 @@ PYPROD_INLINE void store_sums(const Epilogue& e, int64_t m, int rows, int64_t n,
   }
 }
 
-// zero_point * sum_k w of each channel of a panel, whose first row holds -128 * sum_k w.
-PYPROD_INLINE void zero_point_sums(int32_t zero_point, const int8_t* panel, int32_t* sums) {
+// sum_k w of each channel of a panel, whose first row holds -128 * sum_k w.
+PYPROD_INLINE void weight_sums(const int8_t* panel, int32_t* sums) {
   std::memcpy(sums, panel, kRowBytes);
-  for (int j = 0; j < kPanel; ++j) sums[j] = sums[j] / -128 * zero_point;
+  for (int j = 0; j < kPanel; ++j) sums[j] = sums[j] / -128;
+}
+
+PYPROD_INLINE void zero_point_sums(int32_t zero_point, const int8_t* panel, int32_t* sums) {
+  weight_sums(panel, sums);
+  for (int j = 0; j < kPanel; ++j) sums[j] = sums[j] * zero_point;
 }
 
 // Four rows at a time: activations are long dependency chains, and only several vectors at once fill the machine.
@@ -127,16 +132,21 @@ PYPROD_INLINE void finish_tile(const Epilogue& e, int64_t m, int rows, int64_t n
   if (e.store == Store::sums) return store_sums(e, m, rows, n, cols, acc);
   constexpr int kGroup = 4;
   alignas(64) float scale[kPanel] = {}, bias[kPanel] = {}, y[kGroup * kPanel];
-  alignas(64) int32_t offset[kPanel] = {};
+  alignas(64) int32_t sums[kPanel], offset[kPanel] = {};  // of the weights, and that times a zero point
+  const auto shift = [&](int32_t zero_point) {
+    for (int j = 0; j < kPanel; ++j) offset[j] = sums[j] * zero_point;
+  };
   std::memcpy(scale, e.col_scale + n, static_cast<size_t>(cols) * sizeof(float));
   if (e.bias != nullptr) std::memcpy(bias, e.bias + n, static_cast<size_t>(cols) * sizeof(float));
-  if (e.zero_point != 0) zero_point_sums(e.zero_point, panel, offset);
+  if (has_zero_points(e)) weight_sums(panel, sums);
+  if (e.zero_point != 0) shift(e.zero_point);
   for (int first = 0; first < rows; first += kGroup) {
     const int group = rows - first < kGroup ? rows - first : kGroup;
     for (int r = 0; r < group; ++r) {
       const float row_scale = e.row_scale != nullptr ? e.row_scale[m + first + r] : e.scale;
       const int32_t* from = acc + (first + r) * kPanel;
       float* to = y + r * kPanel;
+      if (e.row_zero_point != nullptr) shift(e.row_zero_point[m + first + r]);
       for (int j = 0; j < kPanel; ++j)
         to[j] = static_cast<float>(from[j] - offset[j]) * (row_scale * scale[j]) + bias[j];
     }

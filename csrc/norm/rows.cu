@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(cuda::kRowThreads, cuda::kRowBlocks)
     });
   };
   const cuda::QuantizedRow<kWhole> to = {rows.q + m * k, k, k};
-  float scale = cuda::quantize_each(each, to);
+  float scale = cuda::quantize_each(each, to).scale;
   if (!kCenter) {
     scale = scale * factor;
     scale = scale < FLT_MIN ? FLT_MIN : scale;

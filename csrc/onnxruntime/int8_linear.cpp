@@ -31,6 +31,7 @@ void need(const Tensor& tensor, int index, const std::vector<int64_t>& sizes) {
 struct Kernel {
   const Table* table;
   Activation activation;
+  bool asymmetric;
 
   void compute(KernelContext* context) const {
     const Tensor x = input(table, context, 0), packed = input(table, context, 1), w_scale = input(table, context, 2),
@@ -38,6 +39,8 @@ struct Kernel {
     if (x.sizes.empty()) throw std::runtime_error("Int8Linear: x must be [..., K], got a scalar");
     if (w_scale.sizes.size() != 1) throw std::runtime_error("Int8Linear: w_scale must be [N]");
     const int64_t k = x.sizes.back(), n = w_scale.sizes[0];
+    if (asymmetric && k > int8_gemm::kMaxShiftedK)
+      throw std::runtime_error("Int8Linear: asymmetric takes K <= " + std::to_string(int8_gemm::kMaxShiftedK));
     if (k > int8_gemm::kMaxK) throw std::runtime_error("Int8Linear: K must be <= " + std::to_string(int8_gemm::kMaxK));
     need(packed, 1, {ceil_div(n, kPanel), 1 + ceil_div(k, 4), kPanel, 4});
     if (bias.data != nullptr) need(bias, 3, {n});
@@ -58,6 +61,11 @@ struct Kernel {
     float* scales = reinterpret_cast<float*>(scratch<int8_gemm::Scales>(static_cast<size_t>(m) * sizeof(float)));
     int8_gemm::Epilogue epilogue;
     epilogue.row_scale = scales;
+    int32_t* zero_points = nullptr;
+    if (asymmetric)
+      zero_points =
+          reinterpret_cast<int32_t*>(scratch<int8_gemm::ZeroPoints>(static_cast<size_t>(m) * sizeof(int32_t)));
+    epilogue.row_zero_point = zero_points;
     epilogue.col_scale = static_cast<const float*>(w_scale.data);
     epilogue.bias = static_cast<const float*>(bias.data);
     epilogue.activation = activation;
@@ -65,17 +73,29 @@ struct Kernel {
     epilogue.out_stride = n;
     const float* from = static_cast<const float*>(x.data);
     const auto prepare = [&](int64_t row, void* prepared) {
-      scales[row] = isa.prepare_quantized({Float::f32, from + row * k}, k, prepared);
+      const RowCode code = isa.prepare_quantized({Float::f32, from + row * k, nullptr, asymmetric}, k, prepared);
+      scales[row] = code.scale;
+      if (zero_points != nullptr) zero_points[row] = code.zero_point;
     };
     int8_gemm::Driver(threads, isa, m, n, k, static_cast<const int8_t*>(packed.data), prepare, epilogue).run();
   }
 };
 
+std::string text_of(const Table* table, const KernelInfo* info, const char* attribute) {
+  char text[16] = "";
+  size_t length = sizeof text;
+  check(table, GetStringAttribute::call(table, info, attribute, text, &length));
+  return text;
+}
+
+bool asymmetric_of(const Table* table, const KernelInfo* info) {
+  const std::string named = text_of(table, info, "quantization");
+  if (named == "symmetric" || named == "asymmetric") return named == "asymmetric";
+  throw std::runtime_error("Int8Linear: quantization must be symmetric or asymmetric, got " + named);
+}
+
 Activation activation_of(const Table* table, const KernelInfo* info) {
-  char name[16] = "";
-  size_t length = sizeof name;
-  check(table, GetStringAttribute::call(table, info, "activation", name, &length));
-  const std::string named = name;
+  const std::string named = text_of(table, info, "activation");
   if (named == "none") return Activation::none;
   if (named == "relu") return Activation::relu;
   if (named == "gelu") return Activation::gelu;
@@ -110,7 +130,7 @@ void infer_shape(const Table* table, ShapeContext* context) {
 }
 
 Status* create(const CustomOp*, const Table* table, const KernelInfo* info, void** kernel) {
-  return guarded(table, [&] { *kernel = new Kernel{table, activation_of(table, info)}; });
+  return guarded(table, [&] { *kernel = new Kernel{table, activation_of(table, info), asymmetric_of(table, info)}; });
 }
 
 Status* compute(void* kernel, KernelContext* context) {

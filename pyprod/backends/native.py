@@ -138,7 +138,7 @@ def _smoothed(request: Request) -> tuple[QuantSpec, tuple[str, ...]]:
         found = smooth(request.model, request.calibration)
     except Untraceable:
         return dynamic_quantspec(request.model), ()  # `_linears` says why
-    return dynamic_quantspec(request.model, smoothing=found.inputs), found.notes
+    return dynamic_quantspec(request.model, smoothing=found.inputs, asymmetric=found.one_sided), found.notes
 
 
 def _linears(request: Request, quantspec: QuantSpec) -> _Lowered:

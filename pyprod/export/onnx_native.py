@@ -119,6 +119,7 @@ def _lower(model: onnx.ModelProto, source: nn.Module, quantspec: QuantSpec) -> i
             name=node.name,
             domain=DOMAIN,
             activation=_activation(chain[-1]),
+            quantization=_quantization(quantspec.activations.get(name)),
         )
         _replace(graph, chain, made)
         done.add(name)
@@ -128,6 +129,10 @@ def _lower(model: onnx.ModelProto, source: nn.Module, quantspec: QuantSpec) -> i
     model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     onnx_file.pruned(model)
     return count
+
+
+def _quantization(activation: TensorQuant | None) -> str:
+    return "asymmetric" if activation is not None and activation.asymmetric else "symmetric"
 
 
 def _expanded(model: onnx.ModelProto, source: nn.Module) -> onnx.ModelProto:
@@ -154,7 +159,7 @@ def _in_float(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     steps: list[tuple[str, list[str], dict[str, str]]] = [("MatMul", [f"{node.name}_weight"], {})]
     if len(node.input) > 3:
         steps.append(("Add", [node.input[3]], {}))
-    activation = node.attribute[0].s.decode()
+    activation = next(a.s.decode() for a in node.attribute if a.name == "activation")
     if activation != "none":
         kind, approximate = {"gelu": ("Gelu", "none"), "gelu_tanh": ("Gelu", "tanh"), "relu": ("Relu", "")}[activation]
         steps.append((kind, [], {"approximate": approximate} if approximate else {}))

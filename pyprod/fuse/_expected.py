@@ -23,13 +23,17 @@ class Expected:
         x: ``[t, k]``.
         weights: of the layers, ``[n, k]`` each.
         importances: of their outputs.
+        step: variance of rounding errors, as a share of what it is where integers lie around 0: see `range_share`.
 
     Attributes:
         of_x: ``[r, k]``, what a squared error of a channel of x costs each of the r layers.
         of_weight: ``[r, k]``, what one of a column of its weight does.
     """
 
-    def __init__(self, x: Tensor, weights: Sequence[Tensor], importances: Sequence[Importance]) -> None:
+    def __init__(
+        self, x: Tensor, weights: Sequence[Tensor], importances: Sequence[Importance], step: float = 1.0
+    ) -> None:
+        self._rounding = step * _ROUNDING
         self._x, self._weights = x.abs(), [weight.abs() for weight in weights]
         self._tokens = torch.stack([importance.tokens for importance in importances])
         self._channels = [importance.channels for importance in importances]
@@ -50,7 +54,7 @@ class Expected:
         squares, mask = self._room
         torch.mul(self._x, 1 / scale, out=squares).square_()
         largest = squares.amax(1)
-        step = largest * _ROUNDING
+        step = largest * self._rounding
         weighs = scale.square() * self.of_x  # [r, k]
         torch.gt(squares, step[:, None], out=mask)  # what is rounded; the rest is lost
         of_scale = (((self._tokens * step) @ mask) * weighs).sum(0)
@@ -58,6 +62,13 @@ class Expected:
         torch.eq(squares, largest[:, None], out=mask)  # what the step comes from
         cost = ((self._tokens @ torch.minimum(squares, step[:, None], out=squares)) * weighs).sum()
         return cost, 2 / scale * (of_scale - (step * of_step) @ mask)
+
+
+def range_share(x: Tensor) -> float:
+    """What zero points for each of the tokens ``[t, k]`` leave of the variance of rounding errors: from 0.25, of values
+    on one side of 0, to 1."""
+    high, low = x.amax(1).clamp(min=0), x.amin(1).clamp(max=0)
+    return float((high - low).square().sum() / (2 * torch.maximum(high, -low)).square().sum())
 
 
 def _of_rounded_weight(scale: Tensor, weight: Tensor, channels: Tensor, of_weight: Tensor) -> tuple[Tensor, Tensor]:

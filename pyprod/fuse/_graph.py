@@ -116,13 +116,16 @@ def _fake_mode(module: fx.GraphModule) -> FakeTensorMode:
     return next(value.fake_mode for value in values if isinstance(value, FakeTensor))
 
 
-def linears_by_multiplier(node: fx.Node) -> dict[str, list[fx.Node]]:
-    """The int8_linear calls that quantize `node`, in order, by the name of what multiplies its channels or ""."""
+def linears_by_multiplier(node: fx.Node, asymmetric: bool = False) -> dict[str, list[fx.Node]]:
+    """The int8_linear calls that quantize `node`, with zero points or without, in order, by the name of what multiplies
+    its channels or ""."""
     found: dict[str, list[fx.Node]] = {}
     for user in node.users:
         if is_call(user, torch.ops.pyprod.int8_linear.default) and user.args[0] is node:
-            multiplier = arguments(user)["multiplier"]
-            found.setdefault(str(multiplier.target) if multiplier else "", []).append(user)
+            given = arguments(user)
+            if given["asymmetric"] == asymmetric:
+                multiplier = given["multiplier"]
+                found.setdefault(str(multiplier.target) if multiplier else "", []).append(user)
     return found
 
 
@@ -135,7 +138,7 @@ def feed_quantized(module: fx.GraphModule, linears: list[fx.Node], q: fx.Node, s
     """Let int8_linear calls take these integers instead of what they quantize."""
     for linear in linears:
         rest = arguments(linear)
-        del rest["x"], rest["multiplier"]
+        del rest["x"], rest["multiplier"], rest["asymmetric"]
         made = call(module, linear, torch.ops.pyprod.int8_linear_prequantized.default, q, scale, *rest.values())
         replace(linear, made)
 

@@ -51,10 +51,13 @@ class Smoothed:
         places: how many values now arise smoothed.
         inputs: by name of a layer, what should divide the channels of its input where that is quantized
             (`TensorQuant.smoothing`): of values that the model needs as they are.
+        one_sided: names of layers whose inputs lie so far to one side of 0 that zero points at least halve the variance
+            of their rounding errors (`TensorQuant.asymmetric`).
     """
 
     places: int
     inputs: Mapping[str, tuple[float, ...]]
+    one_sided: tuple[str, ...] = ()
 
     @property
     def moved(self) -> str:
@@ -65,7 +68,9 @@ class Smoothed:
     def notes(self) -> tuple[str, ...]:
         """The same of all that there is to tell, a clause each."""
         divided = f"inputs of {len(self.inputs)} layers smoothed where they are quantized"
-        return (*[self.moved] * bool(self.places), *[divided] * bool(self.inputs))
+        shifted = f"inputs of {len(self.one_sided)} layers with zero points"
+        told = {self.moved: self.places, divided: self.inputs, shifted: self.one_sided}
+        return tuple(note for note, there in told.items() if there)
 
 
 def smooth(model: nn.Module, calibration: tuple[Tensor, ...], strength: float | None = None) -> Smoothed:
@@ -77,7 +82,7 @@ def smooth(model: nn.Module, calibration: tuple[Tensor, ...], strength: float | 
 
     A value that anything else reads (the norm of a model that normalizes after the residual), that is not proportional
     to weights (what a GELU gives) or to such that have another use stays as it is: what it should be divided by where
-    layers quantize it is returned.
+    layers quantize it is returned; and so is which values lie on one side of 0.
 
     What the decoder's perplexity loses then in INT8, all linears and attention, is in docs/fuse.md.
 
@@ -99,12 +104,15 @@ def smooth(model: nn.Module, calibration: tuple[Tensor, ...], strength: float | 
     weighs = importances(model, layers, calibration, _ROWS, TOKENS) if strength is None else {}
     _untie(model, [layer for place in places if place.makers for layer in place.readers])
     inputs: dict[nn.Linear, tuple[float, ...]] = {}
+    one_sided: set[nn.Linear] = set()
     with torch.no_grad():
         for place in places:
             found = known[place.readers[0]]
+            if found.one_sided:
+                one_sided.update(place.readers)
             if strength is None:
                 weights = [(layer.weight.detach(), weighs.get(layer)) for layer in place.readers]
-                scale = fitted(found, weights, place.shared)
+                scale = fitted(found, weights, place.shared, found.one_sided)
             else:
                 scale = place.shared(smoothquant(found, [layer.weight for layer in place.readers], strength))
             if place.makers:
@@ -112,7 +120,8 @@ def smooth(model: nn.Module, calibration: tuple[Tensor, ...], strength: float | 
             elif not bool((scale == 1).all()):
                 inputs |= dict.fromkeys(place.readers, tuple(scale.tolist()))
     named = {name: inputs[layer] for name, layer in linears(model) if layer in inputs}
-    return Smoothed(sum(bool(place.makers) for place in places), named)
+    shifted = tuple(name for name, layer in linears(model) if layer in one_sided)
+    return Smoothed(sum(bool(place.makers) for place in places), named, shifted)
 
 
 def _places(module: fx.GraphModule, model: nn.Module) -> Iterator[_Place]:

@@ -54,7 +54,8 @@ def _int8(
     scales = constant(module, node, f"{name}.scale", scale)
     x, bias = (arguments(node)[argument] for argument in ("input", "bias"))
     shape = (packed.n, packed.k)
-    return call(module, node, ours.int8_linear.default, x, data, *shape, scales, bias, None, None, None, by)
+    shifted = activation is not None and activation.asymmetric
+    return call(module, node, ours.int8_linear.default, x, data, *shape, scales, bias, None, None, None, by, shifted)
 
 
 def _int4(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import Tensor, fx
 
@@ -18,7 +20,8 @@ def rewrite(module: fx.GraphModule, quantspec: QuantSpec) -> int:
     """Quantize the input once, and give the threads one larger product to share."""
     count = 0
     for node in list(module.graph.nodes):
-        for linears in linears_by_multiplier(node).values():
+        alike = chain.from_iterable(linears_by_multiplier(node, shifted).values() for shifted in (False, True))
+        for linears in alike:
             siblings = [linear for linear in linears if _plain(linear)]
             if len(siblings) > 1:
                 _merge(module, siblings)
@@ -41,8 +44,8 @@ def _merge(module: fx.GraphModule, siblings: list[fx.Node]) -> None:
     bias = None
     if any(a["bias"] for a in given):
         bias = constant(module, first, f"{name}.bias", torch.cat([_bias(module, a["bias"], a["n"]) for a in given]))
-    args = (given[0]["x"], data, packed.n, packed.k, scale, bias, None, None, None, given[0]["multiplier"])
-    merged = call(module, first, ours.int8_linear.default, *args)
+    args = (given[0]["x"], data, packed.n, packed.k, scale, bias, None, None, None)
+    merged = call(module, first, ours.int8_linear.default, *args, given[0]["multiplier"], given[0]["asymmetric"])
     sizes = [a["n"] for a in given]
     parts = call(module, first, aten.split_with_sizes.default, merged, sizes, len(shape(merged)) - 1)
     for linear, part in zip(siblings, items(module, first, parts), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pyprod.kernels._cost import Cost
 from pyprod.kernels._library import fake, refuse_gradient
@@ -42,6 +43,23 @@ def quantize_per_token_reference(x: Tensor) -> tuple[Tensor, Tensor]:
     scale[~rows.isfinite().all(-1)] = torch.nan
     q = torch.round(rows * (1 / scale)[..., None])
     return q.nan_to_num(0).to(torch.int8), scale
+
+
+def quantize_asymmetric_reference(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `int8_linear` does with asymmetric activations: q int8 ``[..., K]``, scale float32 and zero point int32
+    ``[...]``, of ``x = scale * (q - zero_point)`` over a row's range and 0.
+
+    254 steps and not 255: rounding a value and the zero point, each its own way, never leaves int8 then.
+    """
+    rows = x.float()
+    high, low = (functional.pad(side, (0, 1)).amax(-1).nan_to_num(0, 0, 0) for side in (rows, -rows))
+    scale = (high / 254 + low / 254).clamp(min=torch.finfo(torch.float32).tiny)
+    zero_point = torch.round(low * (1 / scale)) - 128
+    scale[~rows.isfinite().all(-1)] = torch.nan
+    q = torch.round(rows * (1 / scale)[..., None]) + zero_point[..., None]
+    lost = scale.isnan()
+    q[lost], zero_point[lost] = 0, 0
+    return q.to(torch.int8), scale, zero_point.to(torch.int32)
 
 
 def quantize_per_token_cost(m: int, k: int, itemsize: int = 4) -> Cost:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from torch import nn
@@ -18,6 +18,7 @@ def dynamic_quantspec(
     bits: int = 8,
     group_size: int = 0,
     smoothing: Mapping[str, Sequence[float]] = MappingProxyType({}),
+    asymmetric: Collection[str] = (),
 ) -> QuantSpec:
     """The default scheme of a float model: every nn.Linear, weights per channel, activations per token at run time.
 
@@ -25,12 +26,14 @@ def dynamic_quantspec(
         bits: of the weights; the activations have 8.
         group_size: weights per group of so many inputs instead.
         smoothing: of the inputs of some layers, by their names: see `TensorQuant`.
+        asymmetric: names of layers whose inputs have zero points, where weights are per channel.
 
     Subclasses of nn.Linear are left out: their owners read the weight directly (nn.MultiheadAttention does).
     """
     weights, activations = {}, {}
     for name, linear in linears(model):
-        activations[name] = TensorQuant("per_token", smoothing=tuple(smoothing.get(name, ())))
+        shifted = name in asymmetric and not group_size
+        activations[name] = TensorQuant("per_token", smoothing=tuple(smoothing.get(name, ())), asymmetric=shifted)
         if group_size:
             weights[name] = TensorQuant("per_group", bits, group_size=group_size)
         else:
@@ -71,7 +74,8 @@ def _converted(name: str, linear: nn.Linear, quant: TensorQuant, activation: Ten
     if quant.granularity == "per_group":
         return Int4Linear(int4_weight(name, linear.weight, quant, activation), linear.bias, multiplier(activation))
     q, scale = int8_weight(name, linear.weight, quant, activation)
-    return Int8Linear(q, scale, linear.bias, multiplier=multiplier(activation))
+    shifted = activation is not None and activation.asymmetric
+    return Int8Linear(q, scale, linear.bias, multiplier=multiplier(activation), asymmetric=shifted)
 
 
 def linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:

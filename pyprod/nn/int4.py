@@ -81,4 +81,6 @@ def int4_weight(name: str, weight: Tensor, quant: TensorQuant, activation: Tenso
             f"{quant.bits} bits {quant.granularity}, groups of {quant.group_size}"
         )
     smoothed = smoothed_weight(name, "Int4Linear", weight, activation)
+    if activation is not None and activation.asymmetric:
+        raise PyprodError(f"{name}: Int4Linear computes no activations with zero points")
     return quantize_int4_weight(smoothed, quant.group_size, symmetric=False)

@@ -26,6 +26,7 @@ class Int8Linear(nn.Module):
         bias: float32 ``[out_features]``, or None.
         activation: fused into the layer; see `pyprod.kernels.linear.int8_linear`.
         multiplier: float32 ``[in_features]`` or None: of the input's channels, before they are quantized.
+        asymmetric: each token has a zero point too.
     """
 
     weight: Tensor
@@ -40,10 +41,12 @@ class Int8Linear(nn.Module):
         bias: Tensor | None = None,
         activation: Activation | None = None,
         multiplier: Tensor | None = None,
+        asymmetric: bool = False,
     ) -> None:
         super().__init__()
         self.out_features, self.in_features = weight_q.shape
         self.activation = activation
+        self.asymmetric = asymmetric
         self.register_buffer("weight", pack_weight(weight_q).data)
         self.register_buffer("weight_scale", weight_scale.detach().float().contiguous())
         self.register_buffer("bias", None if bias is None else bias.detach().float().contiguous())
@@ -69,7 +72,8 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         packed = PackedWeight(self.weight, self.out_features, self.in_features)
-        return int8_linear(x, packed, self.weight_scale, self.bias, self.activation, multiplier=self.multiplier)
+        layer = (packed, self.weight_scale, self.bias, self.activation)
+        return int8_linear(x, *layer, multiplier=self.multiplier, asymmetric=self.asymmetric)
 
     def dequantized_weight(self) -> Tensor:
         """The float32 weight ``[out_features, in_features]`` that integers and multiplier stand for."""
@@ -79,6 +83,7 @@ class Int8Linear(nn.Module):
 
     def extra_repr(self) -> str:
         fused = f", activation={self.activation}" if self.activation else ""
+        fused += ", asymmetric" if self.asymmetric else ""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}{fused}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8Linear:

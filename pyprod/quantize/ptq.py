@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Literal, get_args
 
 from torch import nn
@@ -23,6 +22,8 @@ from pyprod.workloads import Workload
 
 #: Steps that change weights must come before: `pyprod.recipes` sees to it.
 FINDS_SCALES = True
+
+_NOT_SMOOTHED = Smoothed(0, {})
 
 Scheme = Literal["dynamic", "static"]
 Rounding = Literal["nearest", "gptq"]
@@ -59,12 +60,11 @@ def apply(
         raise PyprodError(f"rounding is nearest or gptq, not {rounding!r}")
     if scheme != "dynamic" and (smoothing or rounding == "gptq"):
         raise PyprodError('smoothing and gptq are for scheme = "dynamic"')
-    found = _smoothed(made.model, context.workload) if smoothing else Smoothed(0, {})
-    inputs, notes = found.inputs, (*made.notes, *found.notes)
-    spec = quantspec(made.model, context.workload, scheme, observer, weight_bits, group_size, inputs)
+    found = _smoothed(made.model, context.workload) if smoothing else _NOT_SMOOTHED
+    spec = quantspec(made.model, context.workload, scheme, observer, weight_bits, group_size, found)
     wide, kept = _matching(spec, keep_8_bits), _matching(spec, keep_float)
     if wide:
-        full = quantspec(made.model, context.workload, scheme, observer, smoothing=inputs)
+        full = quantspec(made.model, context.workload, scheme, observer, smoothed=found)
         spec = QuantSpec({**spec.weights, **{name: full.weights[name] for name in wide}}, spec.activations)
     spec = only(spec, [name for name in spec.weights if name not in kept])
     how = "scales found at run time" if scheme == "dynamic" else f"scales by {observer}"
@@ -77,7 +77,7 @@ def apply(
         note += f"; weights of {gptq.round_weights(made.model, spec, context.workload.calibration)} rounded by GPTQ"
     if correct_bias:
         note += f"; biases of {bias.correct_bias(made.model, spec, context.workload.calibration)} layers corrected"
-    return replace(made, quantspec=spec, notes=(*notes, note))
+    return replace(made, quantspec=spec, notes=(*made.notes, *found.notes, note))
 
 
 def _smoothed(model: nn.Module, workload: Workload) -> Smoothed:
@@ -101,7 +101,7 @@ def quantspec(
     observer: Observer = "minmax",
     weight_bits: int = 8,
     group_size: int = 0,
-    smoothing: Mapping[str, Sequence[float]] = MappingProxyType({}),
+    smoothed: Smoothed = _NOT_SMOOTHED,
 ) -> QuantSpec:
     """A scheme for all layers, weights symmetric per channel, or from least to largest per group.
 
@@ -110,7 +110,7 @@ def quantspec(
             nn.Linear and nn.Conv2d, activations per tensor with scales from the workload's calibration rows.
         weight_bits: 2 to 8; activations have 8.
         group_size: 32, 64 or 128: weights of 4 bits in groups, for the scheme "dynamic"; 0: per channel.
-        smoothing: of the inputs of some layers, for the scheme "dynamic": see `TensorQuant`.
+        smoothed: what is known of the inputs of some layers, for the scheme "dynamic": see `TensorQuant`.
 
     Raises:
         PyprodError: the scheme or observer is unknown, or the calibration rows are empty or give no finite activation.
@@ -123,7 +123,7 @@ def quantspec(
             f"not of {group_size} with {weight_bits} bits and {scheme!r}"
         )
     if scheme == "dynamic":
-        return dynamic_quantspec(model, weight_bits, group_size, smoothing)
+        return dynamic_quantspec(model, weight_bits, group_size, smoothed.inputs, smoothed.one_sided)
     if scheme != "static":
         raise PyprodError(f"scheme is dynamic or static, not {scheme!r}")
     return from_ranges(model, ranges(model, workload.calibration, observer), weight_bits)

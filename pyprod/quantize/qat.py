@@ -80,6 +80,8 @@ class Rounding:
                 raise PyprodError(discover.unknown("linear layer or convolution", name, found))
             if start.activations[name].smoothing:
                 raise PyprodError(f"{name}: a smoothed input can't be trained under; leave out ptq's smoothing")
+            if start.activations[name].asymmetric:
+                raise PyprodError(f"{name}: zero points found at run time can't be trained under")
         for name, quant in start.weights.items():
             layer = found[name]
             if layer in self._inputs:  # under two names

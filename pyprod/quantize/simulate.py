@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pyprod import discover
-from pyprod.kernels.quantize import quantize_per_token_reference
+from pyprod.kernels.quantize import quantize_asymmetric_reference, quantize_per_token_reference
 from pyprod.nn import channel_scale, int4_weight, largest, layers, multiplier, smoothing
 from pyprod.types import PyprodError, QuantSpec, TensorQuant
 
@@ -84,8 +84,13 @@ def fake_quantized_activation(x: Tensor, quant: TensorQuant) -> Tensor:
     """
     if quant.granularity == "per_token" and not quant.scale and quant.bits == 8:
         by = multiplier(quant)
-        q, scale = quantize_per_token_reference(x if by is None else x * by)
-        values = q.float() * scale[..., None]
+        smoothed = x if by is None else x * by
+        if quant.asymmetric:
+            q, scale, zero_point = quantize_asymmetric_reference(smoothed)
+            values = (q - zero_point[..., None]) * scale[..., None]
+        else:
+            q, scale = quantize_per_token_reference(smoothed)
+            values = q.float() * scale[..., None]
         return values if by is None else values / by
     if quant.granularity == "per_tensor" and len(quant.scale) == 1:
         low, high = -(2 ** (quant.bits - 1)), 2 ** (quant.bits - 1) - 1

@@ -42,6 +42,7 @@ class Epilogue(ctypes.Structure):
 
     _fields_ = (
         ("row_scale", ctypes.c_void_p),
+        ("row_zero_point", ctypes.c_void_p),
         ("col_scale", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
         ("activation", ctypes.c_int),
@@ -207,17 +208,17 @@ class Emulator:
         activation: str | None = None,
         residual: Tensor | None = None,
         out_dtype: torch.dtype = torch.float32,
-        **static: float,
+        **rest: Tensor | float,
     ) -> Tensor:
-        """launch_gemm() of int8 or uint8 q[M, K] with an epilogue: `scale` of each row, or with `static` the rest of
-        Epilogue, of all."""
+        """launch_gemm() of int8 or uint8 q[M, K] with an epilogue: `scale` of each row, or of all; `rest` of
+        Epilogue."""
         rows = self.pad(q)[:, : q.shape[1]]
         integers = {torch.int8: "int8", torch.uint8: "uint8"}
         return self._multiply(
             rows, packed, out_dtype, **{"row_scale" if isinstance(scale, Tensor) else "scale": scale},
             col_scale=col_scale, bias=bias, activation=ACTIVATIONS.index(activation), residual=residual,
             type=FLOATS.index(out_dtype) if out_dtype in FLOATS else 0,
-            store=STORES.index(integers.get(out_dtype, "floats")), **static,
+            store=STORES.index(integers.get(out_dtype, "floats")), **rest,
         )  # fmt: skip
 
     def _multiply(self, a: Tensor, packed: PackedWeight, out_dtype: torch.dtype, **epilogue: Any) -> Tensor:
@@ -245,8 +246,10 @@ class Emulator:
         )  # fmt: skip
         return q
 
-    def quantize(self, x: Tensor, padding: int = 0, multiplier: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """launch_quantize() of x[M, K] with any row stride: q[M, K + padding], scale[M]."""
+    def quantize(
+        self, x: Tensor, padding: int = 0, multiplier: Tensor | None = None, zero_point: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """launch_quantize() of x[M, K] with any row stride: q[M, K + padding], scale[M]; zero_point[M] is filled."""
         m, k = x.shape
         q = torch.full((m, k + padding), 0x55, dtype=torch.int8)
         scale = torch.full((m,), torch.nan)
@@ -255,6 +258,7 @@ class Emulator:
             "emulate_quantize", FLOATS.index(x.dtype), ctypes.c_void_p(x.data_ptr()),
             ctypes.c_void_p(None if multiplier is None else multiplier.data_ptr()), *sizes,
             ctypes.c_void_p(q.data_ptr()), ctypes.c_int64(k + padding), ctypes.c_void_p(scale.data_ptr()),
+            ctypes.c_void_p(None if zero_point is None else zero_point.data_ptr()),
         )  # fmt: skip
         return q, scale
 

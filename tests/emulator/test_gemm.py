@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pyprod.kernels import int8_gemm_reference, int8_linear_prequantized, int8_linear_static, pack_weight
+from pyprod.kernels.linear import dequantize_reference
 from tests.emulator.library import ACTIVATIONS, ASYNCHRONY, FLOATS, Emulator
 
 #: Compute capabilities whose kernels differ: mma.sync, and wgmma with tensor copies.
@@ -75,6 +76,10 @@ def test_epilogue_is_the_cpu_kernel_s(emulator_library: Path, major: int, m: int
         end = (bias, activation, residual, dtype)
         got = emulator.linear(q, packed, row_scale, scale, *end)
         assert torch.equal(got, int8_linear_prequantized(q, row_scale, packed, scale, *end))
+        w, zero_point = packed.unpack(), torch.randint(-128, 128, (m,), dtype=torch.int32)
+        got = emulator.linear(q, packed, row_scale, scale, bias, None, residual, dtype, row_zero_point=zero_point)
+        sums = int8_gemm_reference(q, w) - zero_point[:, None] * w.sum(1, dtype=torch.int32)
+        assert torch.equal(got, dequantize_reference(sums, row_scale, scale, bias, None, residual).to(dtype))
 
 
 @pytest.mark.parametrize("major", MAJORS)

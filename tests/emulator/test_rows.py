@@ -21,6 +21,7 @@ from pyprod.kernels import (
     rms_norm_quantize,
     silu_mul_quantize,
 )
+from pyprod.kernels.quantize import quantize_asymmetric_reference
 from tests.emulator.library import FLOATS, Emulator
 
 SIZES = [0, 1, 7, 8, 9, 255, 256, 513, 1032, 9000]
@@ -44,6 +45,23 @@ def test_quantize(emulator_library: Path, dtype: torch.dtype, k: int) -> None:
         assert torch.equal(q[:, :k], want_q)
         assert not q[:, k:].any()
         assert torch.equal(scale.nan_to_num(7), want_scale.nan_to_num(7))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("k", SIZES)
+def test_quantize_with_zero_points(emulator_library: Path, dtype: torch.dtype, k: int) -> None:
+    x = matrix(5, k, dtype)
+    x[0], x[2] = x[0].abs(), -x[2].abs()
+    if k > 1:
+        x[1, k // 2] = torch.nan
+    for multiplier in (None, torch.rand(k) + 0.1):
+        zero_point = torch.full((5,), 0x5555, dtype=torch.int32)
+        q, scale = Emulator(emulator_library, 9).quantize(x, -k % 16, multiplier, zero_point)
+        want_q, want_scale, want = quantize_asymmetric_reference(x if multiplier is None else x * multiplier)
+        assert torch.equal(q[:, :k], want_q)
+        assert not q[:, k:].any()
+        assert torch.equal(scale.nan_to_num(7), want_scale.nan_to_num(7))
+        assert torch.equal(zero_point, want)
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])

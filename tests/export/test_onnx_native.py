@@ -52,7 +52,8 @@ def test_it_computes_what_our_layers_do(rank: int, tmp_path: Path) -> None:
     written = onnx_native.write(asked, tmp_path / "m.onnx")
     assert written.facts["layers"] == 7
     graph = onnx_file.load(tmp_path / "m.onnx").graph
-    fused = [node.attribute[0].s.decode() for node in graph.node if node.domain == "pyprod"]
+    ours = [{a.name: a.s.decode() for a in node.attribute} for node in graph.node if node.domain == "pyprod"]
+    fused = [attributes["activation"] for attributes in ours]
     assert fused == ["none", "none", "gelu", "gelu_tanh", "relu", "none", "none"]
     assert [node.op_type for node in graph.node if node.domain != "pyprod"] == ["Gelu", "Mul"]
     assert len([t for t in graph.initializer if t.name.endswith("weight_packed")]) == 6
@@ -79,6 +80,23 @@ def test_smoothed_inputs_are_multiplied_once(tmp_path: Path) -> None:
     assert [node.op_type for node in onnx_file.load(tmp_path / "m.onnx").graph.node].count("Mul") == 3
     assert asked.quantspec is not None
     want = convert(copy.deepcopy(model), asked.quantspec)(x)
+    for read in onnx_native.readers(asked, tmp_path / "m.onnx").values():
+        torch.testing.assert_close(read((x,)), want, rtol=1e-5, atol=1e-5)
+    readers, reference = onnx_native.unrounded(asked, tmp_path / "m.onnx")
+    for read in readers.values():
+        torch.testing.assert_close(read((x,)), reference(x), rtol=1e-5, atol=1e-5)
+
+
+def test_zero_points_are_said_by_the_node(tmp_path: Path) -> None:
+    model, x = seeded(nn.Sequential(nn.Linear(6, 40), nn.Linear(40, 33))), torch.rand(20, 6)
+    asked = Order(model, (x[:2],), quantspec=dynamic_quantspec(model, asymmetric=["0"]))
+    onnx_native.write(asked, tmp_path / "m.onnx")
+    nodes = [node for node in onnx_file.load(tmp_path / "m.onnx").graph.node if node.domain == "pyprod"]
+    said = [{a.name: a.s.decode() for a in node.attribute}["quantization"] for node in nodes]
+    assert said == ["asymmetric", "symmetric"]
+    assert asked.quantspec is not None
+    want = convert(copy.deepcopy(model), asked.quantspec)(x)
+    assert not torch.equal(want, convert(copy.deepcopy(model), dynamic_quantspec(model))(x))
     for read in onnx_native.readers(asked, tmp_path / "m.onnx").values():
         torch.testing.assert_close(read((x,)), want, rtol=1e-5, atol=1e-5)
     readers, reference = onnx_native.unrounded(asked, tmp_path / "m.onnx")

@@ -32,6 +32,9 @@ def test_same_bits_without_a_curved_activation(dtype, out_dtype, poison):
             {"bias": bias, "activation": "relu", "residual": residual},
             {"residual": residual},
             {"bias": bias, "multiplier": torch.rand(shape[2]) + 0.1},
+            {"asymmetric": True},
+            {"bias": bias, "activation": "relu", "residual": residual, "asymmetric": True},
+            {"multiplier": torch.rand(shape[2]) + 0.1, "asymmetric": True},
         ):
             out = int8_linear(x, packed, scale, out_dtype=out_dtype, **options)
             reference = int8_linear_reference(x, w, scale, out_dtype=out_dtype, **options)
@@ -70,11 +73,12 @@ def test_leading_dimensions_and_strides():
     )
 
 
-def test_a_row_that_is_not_finite_gives_nan_and_harms_no_other():
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_a_row_that_is_not_finite_gives_nan_and_harms_no_other(asymmetric):
     x, w, scale, bias, _ = arguments(20, 40, 50)
-    clean = int8_linear(x, pack_weight(w), scale, bias, "gelu")
+    clean = int8_linear(x, pack_weight(w), scale, bias, "gelu", asymmetric=asymmetric)
     x[3, 5], x[11, 49] = torch.nan, torch.inf
-    out = int8_linear(x, pack_weight(w), scale, bias, "gelu")
+    out = int8_linear(x, pack_weight(w), scale, bias, "gelu", asymmetric=asymmetric)
     assert out[[3, 11]].isnan().all()
     kept = [i for i in range(20) if i not in (3, 11)]
     assert torch.equal(out[kept], clean[kept])
@@ -113,6 +117,30 @@ def test_threads_change_nothing():
                 assert all(torch.equal(call.result(), reference) for call in calls)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_zero_point_keeps_to_int8_wherever_the_row_lies(dtype):
+    """Rows on either side of 0, across it, constant, and as large and as small as floats are; an offset far from 0."""
+    most, least = 0.99 * torch.finfo(dtype).max, torch.finfo(dtype).tiny
+    edges = torch.tensor([[most, -most], [most, most], [-most, -most], [least, -least], [0, 0], [127.5, -126.5]])
+    rows = torch.randn(400, 1) * torch.rand(400, 90) + 20 * torch.randn(400, 1) * (torch.rand(400, 1) < 0.5)
+    x = torch.cat([edges.repeat(1, 45), rows]).to(dtype)
+    w, scale = torch.eye(90, dtype=torch.int8), torch.ones(90)
+    out = int8_linear(x, pack_weight(w), scale, out_dtype=torch.float32, asymmetric=True)
+    assert torch.equal(out, int8_linear_reference(x, w, scale, out_dtype=torch.float32, asymmetric=True))
+    high, low = (side.float().amax(1).clamp(min=0) for side in (x, -x))
+    step = (high / 254 + low / 254).clamp(min=torch.finfo(torch.float32).tiny)
+    assert ((out.double() - x.double()).abs() <= 0.50002 * step[:, None].double()).all()
+
+
+def test_asymmetric_sums_fit_int32():
+    longest = (2**31 - 1) // (255 * 128)
+    x, w = torch.full((1, longest + 1), -1.0), torch.full((3, longest + 1), -128, dtype=torch.int8)
+    got = int8_linear(x[:, 1:], pack_weight(w[:, 1:]), torch.ones(3), asymmetric=True)
+    assert torch.equal(got, int8_linear_reference(x[:, 1:], w[:, 1:], torch.ones(3), asymmetric=True))
+    with pytest.raises(RuntimeError, match=f"int8_linear: asymmetric takes k <= {longest}, got {longest + 1}"):
+        int8_linear(x, pack_weight(w), torch.ones(3), asymmetric=True)
 
 
 @pytest.mark.parametrize(

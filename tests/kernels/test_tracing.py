@@ -36,6 +36,7 @@ def test_opcheck(call):
         torch.randn(6, 33).bfloat16(),
         torch.bfloat16,
         torch.rand(30),
+        True,
     )
     torch.library.opcheck(OPS.int8_linear.default, arguments)
     torch.library.opcheck(OPS.int8_linear_prequantized.default, (q, torch.rand(6), packed.data, 33, 30, scale, bias))

@@ -147,6 +147,9 @@ def test_a_smoothed_input_is_refused_before_anything_is_changed() -> None:
     model = mlp()
     last, layer = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)][-1]
     spec = dynamic_quantspec(model, smoothing={last: [2.0] * layer.in_features})
+    shifted = dynamic_quantspec(model, asymmetric=[last])
+    with pytest.raises(PyprodError, match=f"{last}: zero points found at run time can't be trained under"):
+        Rounding(model, shifted)
     with pytest.raises(PyprodError, match=f"{last}: a smoothed input can't be trained under"):
         Rounding(model, spec)
     assert not any(hasattr(module, "parametrizations") for module in model.modules())

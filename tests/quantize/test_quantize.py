@@ -44,6 +44,14 @@ def test_dynamic_simulation_is_what_the_kernels_compute() -> None:
     assert not torch.allclose(got, float_output, rtol=1e-4)
 
 
+def test_simulation_with_zero_points_is_what_the_kernels_compute() -> None:
+    model, x = mlp(40), torch.randn(30, 16) * 3 + 2
+    spec = dynamic_quantspec(model, smoothing={"2": (torch.rand(40) + 0.1).tolist()}, asymmetric=["0", "2"])
+    want = int8.convert(copy.deepcopy(model), spec)(x)
+    with simulated(model, spec), torch.inference_mode():
+        torch.testing.assert_close(model(x), want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
+
+
 @pytest.mark.parametrize("scheme", [{}, {"bits": 4, "group_size": 32}])
 def test_simulation_of_smoothed_inputs_is_what_the_kernels_compute(scheme: dict[str, int]) -> None:
     model, x = mlp(40), torch.randn(30, 16) * torch.exp(2 * torch.randn(16))

@@ -53,6 +53,10 @@ __device__ __forceinline__ float block_sum(float value) {
   return over_block(value, [](float a, float b) { return a + b; });
 }
 
+__device__ __forceinline__ float block_most(float value) {
+  return over_block(value, [](float a, float b) { return a > b ? a : b; });
+}
+
 struct Eight {
   float of[8];
 };
@@ -109,12 +113,14 @@ struct QuantizedRow {
   int8_t* q;
   int64_t k, stride;
 
-  __device__ __forceinline__ void write(int64_t i, const Eight& eight, float inverse, bool finite) const {
+  __device__ __forceinline__ void write(int64_t i, const Eight& eight, float inverse, int32_t zero_point,
+                                        bool finite) const {
     Packet<int8_t> packet;
 #pragma unroll
     for (int j = 0; j < 8; ++j)
-      packet.of[j] =
-          finite && (kWhole || 8 * i + j < k) ? static_cast<int8_t>(round_scaled(eight.of[j], inverse)) : int8_t{0};
+      packet.of[j] = finite && (kWhole || 8 * i + j < k)
+                         ? static_cast<int8_t>(round_scaled(eight.of[j], inverse) + zero_point)
+                         : int8_t{0};
     if constexpr (kWhole) {
       *reinterpret_cast<Packet<int8_t>*>(q + 8 * i) = packet;
     } else {
@@ -157,24 +163,45 @@ class HeldRow {
   Eight held_[kWhole ? kHeld : 1];
 };
 
-// Quantizes each(visit) of a row as common/quantize.h says, and returns its scale.
+// asymmetric_code() of each(visit) of a row, whose largest magnitude_bits() is `top`.
+template <class Each>
+__device__ __forceinline__ RowCode asymmetric_code_of(const Each& each, int32_t top) {
+  float low = 0, high = 0;
+  each([&](int64_t, const Eight& eight) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      low = eight.of[j] < low ? eight.of[j] : low;
+      high = eight.of[j] > high ? eight.of[j] : high;
+    }
+  });
+  low = -block_most(-low);
+  return asymmetric_code(low, block_most(high), top);
+}
+
+// Quantizes each(visit) of a row as common/quantize.h says.
 template <bool kWhole, class Each>
-__device__ __forceinline__ float quantize_each(const Each& each, const QuantizedRow<kWhole>& to) {
+__device__ __forceinline__ RowCode quantize_each(const Each& each, const QuantizedRow<kWhole>& to,
+                                                 bool asymmetric = false) {
   int32_t top = 0;
   each([&](int64_t, const Eight& eight) { top = top_of(eight, top); });
   top = block_max(top);
-  const float scale = row_scale(top), inverse = 1.0f / scale;
+  const RowCode code = asymmetric ? asymmetric_code_of(each, top) : RowCode{row_scale(top)};
+  const float inverse = 1.0f / code.scale;
   const bool finite = is_finite_magnitude(top);
-  each([&](int64_t i, const Eight& eight) { to.write(i, eight, inverse, finite); });
-  return scale;
+  each([&](int64_t i, const Eight& eight) { to.write(i, eight, inverse, code.zero_point, finite); });
+  return code;
 }
 
-// Quantizes the row whose i-th eight is values(i); its scale goes to `scale`.
+// Quantizes the row whose i-th eight is values(i); its scale goes to `scale`, and its zero point, of which it has one
+// if there is room for it, to `zero_point`.
 template <bool kWhole, class Values>
-__device__ __forceinline__ void quantize_row(const Values& values, const QuantizedRow<kWhole>& to, float* scale) {
+__device__ __forceinline__ void quantize_row(const Values& values, const QuantizedRow<kWhole>& to, float* scale,
+                                             int32_t* zero_point = nullptr) {
   const HeldRow<kWhole, Values> row(values, (to.stride + 7) / 8);
-  const float found = quantize_each([&row](const auto& visit) { row.each(visit); }, to);
-  if (thread() == 0) *scale = found;
+  const RowCode code = quantize_each([&row](const auto& visit) { row.each(visit); }, to, zero_point != nullptr);
+  if (thread() != 0) return;
+  *scale = code.scale;
+  if (zero_point != nullptr) *zero_point = code.zero_point;
 }
 
 // Writes an eight of a row of k values.

@@ -87,7 +87,8 @@ def epilogues() -> Iterator[tuple[str, bool]]:
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             x, residual = torch.randn(m, k).to(dtype), torch.randn(m, n).to(dtype)
             for activation in (None, "relu", "gelu", "gelu_tanh", "silu"):
-                given = (bias, activation, residual, None, torch.rand(k) if activation == "gelu" else None)
+                multiplier = torch.rand(k) if activation == "gelu" else None
+                given = (bias, activation, residual, None, multiplier, activation in ("relu", "gelu"))
                 want = kernels.int8_linear(x, packed, scale, *given)
                 there = [None if g is None else g.to(data.DEVICE) if isinstance(g, Tensor) else g for g in given]
                 got = kernels.int8_linear(x.to(data.DEVICE), packed.to(data.DEVICE), scale.to(data.DEVICE), *there)
