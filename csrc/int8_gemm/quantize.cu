@@ -13,27 +13,33 @@ struct Quantize {
   int8_t* q;
   int64_t q_stride;
   float* scale;
-  int32_t* zero_point;
+  int32_t* zero_point;  // or null
 };
 
-template <class From, bool kWhole>
+template <class From, bool kWhole, bool kAsymmetric>
 __global__ void __launch_bounds__(cuda::kRowThreads, cuda::kRowBlocks)
     quantize_kernel(const __grid_constant__ Quantize call) {
   const int64_t row = cuda::block_x();
   const cuda::RowOf<From, kWhole> x = {static_cast<const From*>(call.x) + row * call.x_stride, call.k};
   const cuda::QuantizedRow<kWhole> to = {call.q + row * call.q_stride, call.k, call.q_stride};
   const cuda::RowOf<float, kWhole> multiplier = {call.multiplier, call.k};
-  cuda::quantize_row([&](int64_t i) { return cuda::multiplied(multiplier, i, x.eight(i)); }, to, call.scale + row,
-                     call.zero_point != nullptr ? call.zero_point + row : nullptr);
+  const auto values = [&](int64_t i) { return cuda::multiplied(multiplier, i, x.eight(i)); };
+  int32_t* zero_point = kAsymmetric ? call.zero_point + row : nullptr;
+  cuda::quantize_row<kAsymmetric>(values, to, call.scale + row, zero_point);
 }
 
-template <class From>
+template <class From, bool kAsymmetric>
 const char* launch(const Quantize& call, int64_t m, void* stream) {
   const bool whole = call.q_stride == call.k && call.k % 8 == 0 &&
                      cuda::rows_aligned(static_cast<const From*>(call.x), call.x_stride) &&
                      cuda::rows_aligned(call.q, call.q_stride) && cuda::rows_aligned(call.multiplier, 0);
-  return cuda::launch(whole ? quantize_kernel<From, true> : quantize_kernel<From, false>,
+  return cuda::launch(whole ? quantize_kernel<From, true, kAsymmetric> : quantize_kernel<From, false, kAsymmetric>,
                       {static_cast<int>(m), 1, cuda::row_threads(call.k), cuda::kRowShared}, stream, call);
+}
+
+template <class From>
+const char* launch(const Quantize& call, int64_t m, void* stream) {
+  return call.zero_point != nullptr ? launch<From, true>(call, m, stream) : launch<From, false>(call, m, stream);
 }
 
 struct Pad {

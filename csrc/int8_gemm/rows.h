@@ -125,34 +125,40 @@ PYPROD_INLINE void zero_point_sums(int32_t zero_point, const int8_t* panel, int3
 }
 
 // Four rows at a time: activations are long dependency chains, and only several vectors at once fill the machine.
-// `kLanes`: floats of a vector.
-template <int kLanes>
-PYPROD_INLINE void finish_tile(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc,
-                               const int8_t* panel) {
-  if (e.store == Store::sums) return store_sums(e, m, rows, n, cols, acc);
+// `kLanes`: floats of a vector. `kRowZeros`: whether rows have zero points.
+template <int kLanes, bool kRowZeros>
+PYPROD_INLINE void finish_floats(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc,
+                                 const int8_t* panel) {
   constexpr int kGroup = 4;
   alignas(64) float scale[kPanel] = {}, bias[kPanel] = {}, y[kGroup * kPanel];
   alignas(64) int32_t sums[kPanel], offset[kPanel] = {};  // of the weights, and that times a zero point
-  const auto shift = [&](int32_t zero_point) {
-    for (int j = 0; j < kPanel; ++j) offset[j] = sums[j] * zero_point;
-  };
   std::memcpy(scale, e.col_scale + n, static_cast<size_t>(cols) * sizeof(float));
   if (e.bias != nullptr) std::memcpy(bias, e.bias + n, static_cast<size_t>(cols) * sizeof(float));
-  if (has_zero_points(e)) weight_sums(panel, sums);
-  if (e.zero_point != 0) shift(e.zero_point);
+  if (e.zero_point != 0) zero_point_sums(e.zero_point, panel, offset);
+  if (kRowZeros) weight_sums(panel, sums);
   for (int first = 0; first < rows; first += kGroup) {
     const int group = rows - first < kGroup ? rows - first : kGroup;
     for (int r = 0; r < group; ++r) {
       const float row_scale = e.row_scale != nullptr ? e.row_scale[m + first + r] : e.scale;
       const int32_t* from = acc + (first + r) * kPanel;
       float* to = y + r * kPanel;
-      if (e.row_zero_point != nullptr) shift(e.row_zero_point[m + first + r]);
+      if (kRowZeros) {
+        for (int j = 0; j < kPanel; ++j) offset[j] = sums[j] * e.row_zero_point[m + first + r];
+      }
       for (int j = 0; j < kPanel; ++j)
         to[j] = static_cast<float>(from[j] - offset[j]) * (row_scale * scale[j]) + bias[j];
     }
     activate_all<kLanes>(e.activation, y, group * kPanel);
     store_tile(e, m + first, group, n, cols, y);
   }
+}
+
+template <int kLanes>
+PYPROD_INLINE void finish_tile(const Epilogue& e, int64_t m, int rows, int64_t n, int cols, const int32_t* acc,
+                               const int8_t* panel) {
+  if (e.store == Store::sums) return store_sums(e, m, rows, n, cols, acc);
+  if (e.row_zero_point != nullptr) return finish_floats<kLanes, true>(e, m, rows, n, cols, acc, panel);
+  finish_floats<kLanes, false>(e, m, rows, n, cols, acc, panel);
 }
 
 // Path::block of tile() and finish(): for each tile of rows all panels. The rows are shared out evenly between the

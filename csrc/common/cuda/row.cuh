@@ -179,29 +179,28 @@ __device__ __forceinline__ RowCode asymmetric_code_of(const Each& each, int32_t 
 }
 
 // Quantizes each(visit) of a row as common/quantize.h says.
-template <bool kWhole, class Each>
-__device__ __forceinline__ RowCode quantize_each(const Each& each, const QuantizedRow<kWhole>& to,
-                                                 bool asymmetric = false) {
+template <bool kAsymmetric = false, bool kWhole, class Each>
+__device__ __forceinline__ RowCode quantize_each(const Each& each, const QuantizedRow<kWhole>& to) {
   int32_t top = 0;
   each([&](int64_t, const Eight& eight) { top = top_of(eight, top); });
   top = block_max(top);
-  const RowCode code = asymmetric ? asymmetric_code_of(each, top) : RowCode{row_scale(top)};
+  RowCode code = {row_scale(top)};
+  if constexpr (kAsymmetric) code = asymmetric_code_of(each, top);
   const float inverse = 1.0f / code.scale;
   const bool finite = is_finite_magnitude(top);
   each([&](int64_t i, const Eight& eight) { to.write(i, eight, inverse, code.zero_point, finite); });
   return code;
 }
 
-// Quantizes the row whose i-th eight is values(i); its scale goes to `scale`, and its zero point, of which it has one
-// if there is room for it, to `zero_point`.
-template <bool kWhole, class Values>
+// Quantizes the row whose i-th eight is values(i); its scale goes to `scale`, and its zero point to `zero_point`.
+template <bool kAsymmetric = false, bool kWhole, class Values>
 __device__ __forceinline__ void quantize_row(const Values& values, const QuantizedRow<kWhole>& to, float* scale,
                                              int32_t* zero_point = nullptr) {
   const HeldRow<kWhole, Values> row(values, (to.stride + 7) / 8);
-  const RowCode code = quantize_each([&row](const auto& visit) { row.each(visit); }, to, zero_point != nullptr);
+  const RowCode code = quantize_each<kAsymmetric>([&row](const auto& visit) { row.each(visit); }, to);
   if (thread() != 0) return;
   *scale = code.scale;
-  if (zero_point != nullptr) *zero_point = code.zero_point;
+  if constexpr (kAsymmetric) *zero_point = code.zero_point;
 }
 
 // Writes an eight of a row of k values.
