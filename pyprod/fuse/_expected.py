@@ -65,10 +65,11 @@ class Expected:
 
 
 def range_share(x: Tensor) -> float:
-    """What zero points for each of the tokens ``[t, k]`` leave of the variance of rounding errors: from 0.25, of values
-    on one side of 0, to 1."""
+    """What zero points for each of the tokens ``[t, k]`` leave of the variance of its rounding errors, on average: from
+    0.25, of values on one side of 0, to 1."""
     high, low = x.amax(1).clamp(min=0), x.amin(1).clamp(max=0)
-    return float((high - low).square().sum() / (2 * torch.maximum(high, -low)).square().sum())
+    largest = torch.maximum(high, -low).clamp_min(torch.finfo(torch.float32).tiny)
+    return float(((high - low) / (2 * largest)).square().mean())
 
 
 def _of_rounded_weight(scale: Tensor, weight: Tensor, channels: Tensor, of_weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pyprod.fuse import unstack
-from pyprod.fuse._balance import TOKENS, fitted, seen, smoothquant
+from pyprod.fuse._balance import TOKENS, fitted, one_sided, seen, smoothquant
 from pyprod.fuse._graph import Argument, arguments, clean, is_call, only_user, shape, tensor
 from pyprod.fuse._importance import importances
 from pyprod.fuse._trace import trace
@@ -104,24 +104,26 @@ def smooth(model: nn.Module, calibration: tuple[Tensor, ...], strength: float | 
     weighs = importances(model, layers, calibration, _ROWS, TOKENS) if strength is None else {}
     _untie(model, [layer for place in places if place.makers for layer in place.readers])
     inputs: dict[nn.Linear, tuple[float, ...]] = {}
-    one_sided: set[nn.Linear] = set()
+    shifted: set[nn.Linear] = set()
     with torch.no_grad():
         for place in places:
             found = known[place.readers[0]]
-            if found.one_sided:
-                one_sided.update(place.readers)
             if strength is None:
                 weights = [(layer.weight.detach(), weighs.get(layer)) for layer in place.readers]
-                scale = fitted(found, weights, place.shared, found.one_sided)
+                scale = fitted(found, weights, place.shared)
+                if one_sided(found, scale):  # now that no channel hides the others
+                    scale = fitted(found, weights, place.shared, asymmetric=True)
             else:
                 scale = place.shared(smoothquant(found, [layer.weight for layer in place.readers], strength))
+            if one_sided(found, scale):
+                shifted.update(place.readers)
             if place.makers:
                 _rescale(place, scale)
             elif not bool((scale == 1).all()):
                 inputs |= dict.fromkeys(place.readers, tuple(scale.tolist()))
     named = {name: inputs[layer] for name, layer in linears(model) if layer in inputs}
-    shifted = tuple(name for name, layer in linears(model) if layer in one_sided)
-    return Smoothed(sum(bool(place.makers) for place in places), named, shifted)
+    asymmetric = tuple(name for name, layer in linears(model) if layer in shifted)
+    return Smoothed(sum(bool(place.makers) for place in places), named, asymmetric)
 
 
 def _places(module: fx.GraphModule, model: nn.Module) -> Iterator[_Place]:
