@@ -49,9 +49,10 @@ def test_neither_linears_nor_convolutions(request_for: Callable[..., Request], b
 def test_native_on_a_transformer(request_for: Callable[..., Request], batch: int) -> None:
     module, variant = backends.split("native.int8")
     runner = module.prepare(request_for("transformer", variant, batch))
-    moved, divided, note = runner.notes
+    moved, divided, shifted, note = runner.notes
     assert moved == "scale of outlying channels moved into weights at 2 places"
     assert divided == "inputs of 10 layers smoothed where they are quantized"
+    assert shifted == "inputs of 2 layers with zero points"
     assert note.startswith("12 linear layers and 2 attentions in int8, the rest in float32; fused: activation 2,")
     fresh = inputs("transformer", batch, 5)
     with torch.inference_mode():
