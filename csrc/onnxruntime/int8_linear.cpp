@@ -81,21 +81,24 @@ struct Kernel {
   }
 };
 
-std::string text_of(const Table* table, const KernelInfo* info, const char* attribute) {
-  char text[16] = "";
-  size_t length = sizeof text;
-  check(table, GetStringAttribute::call(table, info, attribute, text, &length));
-  return text;
-}
-
+// Files from before there was a choice do not say: symmetric.
 bool asymmetric_of(const Table* table, const KernelInfo* info) {
-  const std::string named = text_of(table, info, "quantization");
+  char name[16] = "symmetric";
+  size_t length = sizeof name;
+  if (Status* unsaid = GetStringAttribute::call(table, info, "quantization", name, &length)) {
+    ReleaseStatus::call(table, unsaid);
+    return false;
+  }
+  const std::string named = name;
   if (named == "symmetric" || named == "asymmetric") return named == "asymmetric";
   throw std::runtime_error("Int8Linear: quantization must be symmetric or asymmetric, got " + named);
 }
 
 Activation activation_of(const Table* table, const KernelInfo* info) {
-  const std::string named = text_of(table, info, "activation");
+  char name[16] = "";
+  size_t length = sizeof name;
+  check(table, GetStringAttribute::call(table, info, "activation", name, &length));
+  const std::string named = name;
   if (named == "none") return Activation::none;
   if (named == "relu") return Activation::relu;
   if (named == "gelu") return Activation::gelu;

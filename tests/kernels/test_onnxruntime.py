@@ -18,10 +18,10 @@ from pyprod import kernels
 from pyprod.export.onnx_native import LIBRARY
 
 
-def file(packed: Tensor, scale: Tensor, bias: Tensor | None, activation: str, rank: int = 2) -> bytes:
-    """A graph of one Int8Linear."""
+def file(packed: Tensor, scale: Tensor, bias: Tensor | None, activation: str, rank: int = 2, **said: str) -> bytes:
+    """A graph of one Int8Linear, which says nothing of its quantization, as older files, unless `said`."""
     constants = {"packed": packed, "scale": scale} | ({} if bias is None else {"bias": bias})
-    node = helper.make_node("Int8Linear", ["x", *constants], ["y"], domain="pyprod", activation=activation)
+    node = helper.make_node("Int8Linear", ["x", *constants], ["y"], domain="pyprod", activation=activation, **said)
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * rank) for name in "xy")
     held = [numpy_helper.from_array(t.numpy(), name) for name, t in constants.items()]
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("pyprod", 1)]
@@ -89,6 +89,8 @@ def test_wrong_inputs_are_named() -> None:
     packed, scale, bias = layer(40, 50)
     with pytest.raises(Exception, match="activation must be none, relu, gelu, gelu_tanh or silu, got tanh"):
         session(file(packed.data, scale, bias, "tanh"))
+    with pytest.raises(Exception, match="quantization must be symmetric or asymmetric, got lopsided"):
+        session(file(packed.data, scale, bias, "none", quantization="lopsided"))
     with pytest.raises(Exception, match=r"packed must be \[2, 15, 32, 4\]"):
         session(file(packed.data, scale, bias, "none")).run(None, {"x": np.zeros((2, 55), np.float32)})
     with pytest.raises(Exception, match="got a scalar"):
