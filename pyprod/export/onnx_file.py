@@ -65,7 +65,7 @@ def _no_slice_split() -> Iterator[None]:
     try:
         yield
     finally:
-        del slice_split_rule.try_rewrite
+        vars(slice_split_rule).pop("try_rewrite", None)  # another thread's export may have been first
 
 
 def save(model: onnx.ModelProto, path: Path, external_data: bool | None = None) -> None:

@@ -111,7 +111,7 @@ def smooth(model: nn.Module, calibration: tuple[Tensor, ...], strength: float | 
             if strength is None:
                 weights = [(layer.weight.detach(), weighs.get(layer)) for layer in place.readers]
                 scale = fitted(found, weights, place.shared)
-                if one_sided(found, scale):  # now that no channel hides the others
+                if one_sided(found, scale):  # only told now that no channel hides the others
                     scale = fitted(found, weights, place.shared, asymmetric=True)
             else:
                 scale = place.shared(smoothquant(found, [layer.weight for layer in place.readers], strength))

@@ -24,8 +24,8 @@ from pyprod.measure.process import Worker, WorkerFailed, worker_environment
 from pyprod.measure.subject import Observation
 from pyprod.types import Candidate, Failure, Measurement
 
-#: The next worker may take this many times what any so far took at its peak, which building is: the decoder's 25 forms
-#: peak at 3 to 4.5 GB, and keep 1 to 2.
+#: The next worker may take this many times what any so far took at its peak, while it was built: ten forms of the
+#: decoder peaked at 2.9 to 4.4 GB and kept 1.1 to 2.2.
 MEMORY_MARGIN = 1.25
 #: ... and never less than this: an interpreter with torch and a small model, while it compiles.
 MEMORY_FLOOR = 1 << 30

@@ -124,7 +124,9 @@ def test_int8_comes_closer_where_the_model_needs_the_value_as_it_is(kept):
         before = (fuse(model, dynamic_quantspec(model), (x,))(x) - want).norm()
         found = smooth(model, (x,))
         after = (fuse(model, dynamic_quantspec(model, smoothing=found.inputs), (x,))(x) - want).norm()
-    assert ("up" if kept == "norm" else "down") in found.inputs
+    # Without outliers, what the GELU gives may be best left alone.
+    assert found.inputs.keys() - {"down"} == ({"up"} if kept == "norm" else set())
+    assert kept == "norm" or "down" in found.inputs
     assert after < before / 2
 
 
