@@ -29,7 +29,7 @@ from types import ModuleType
 from torch import Tensor, fx, nn
 
 from pyprod import discover
-from pyprod.fuse._graph import clean, flatten_constants
+from pyprod.fuse._graph import clean, flattened
 from pyprod.fuse._smooth import Smoothed, smooth
 from pyprod.fuse._trace import Untraceable, canonical, trace
 from pyprod.types import QuantSpec
@@ -59,7 +59,7 @@ def fuse(model: nn.Module, quantspec: QuantSpec, example: tuple[Tensor, ...]) ->
     for name, rewriter in passes().items():
         rewritten[name] = rewriter.rewrite(module, spec)
         clean(module)
-    flatten_constants(module)
+    module = flattened(module)
     module.meta["rewritten"] = rewritten
     return module
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 Argument = Any  # of an fx node: a Node, a number, a list of them ...
+_OPERATOR = re.compile(r"\btorch\.ops\.\w+\.\w+\.\w+\b")
 
 
 def shape(node: fx.Node) -> tuple[int, ...]:
@@ -86,10 +88,11 @@ def clean(module: fx.GraphModule) -> None:
     module.recompile()
 
 
-def flatten_constants(module: fx.GraphModule) -> None:
-    """Every constant that the graph reads becomes a buffer of the module itself, all others are dropped.
+def flattened(module: fx.GraphModule) -> fx.GraphModule:
+    """The same graph in a module of its own, whose buffers are the constants that the graph reads and no others.
 
-    One attribute look-up a constant: a nested one costs 0.4 us a level and call, 0.5 ms in a model of 30 layers.
+    A call reads them from the dictionary of buffers: as attributes, which `nn.Module` finds only after all else failed,
+    the 110 of an encoder of 6 layers take 0.2 ms of its 9.3; its operators, three attributes each, 0.05 ms.
     """
     buffers: dict[str, Tensor] = {}
     first: dict[str, fx.Node] = {}
@@ -101,13 +104,18 @@ def flatten_constants(module: fx.GraphModule) -> None:
             continue
         buffers[name], first[name] = tensor(module, node).detach(), node
         node.target = name
-    for child in list(module._modules):
-        delattr(module, child)
-    for name in [*module._parameters, *module._buffers]:
-        delattr(module, name)
-    for name, value in buffers.items():
-        module.register_buffer(name, value)
-    clean(module)
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    graph.on_generate_code(lambda _: _looked_up_once)
+    return fx.GraphModule(buffers, graph, "Fused").eval()
+
+
+def _looked_up_once(code: list[str]) -> list[str]:
+    """Lines of a forward whose constants come from the dictionary of buffers, and whose operators have local names."""
+    operators = sorted({name for line in code for name in _OPERATOR.findall(line)})
+    local = [f"{name.replace('.', '_')} = {name}\n" for name in operators]
+    lines = (re.sub(r"\bself\.(\w+)", r"self._buffers['\1']", line) for line in code)
+    return local + [_OPERATOR.sub(lambda found: found[0].replace(".", "_"), line) for line in lines]
 
 
 def _fake_mode(module: fx.GraphModule) -> FakeTensorMode:

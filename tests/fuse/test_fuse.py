@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections import Counter
 
 import pytest
@@ -311,8 +312,15 @@ def test_compiles_and_saves() -> None:
     state = {name: value.clone() for name, value in module.state_dict().items()}
     for buffer in module.buffers():
         buffer.zero_()
+    assert not torch.equal(module(*example), want)
     module.load_state_dict(state)
     assert torch.equal(module(*example), want)
+    assert not module.training
+    assert torch.equal(copy.deepcopy(module)(*example), want)
+    saved = io.BytesIO()
+    torch.save(module, saved)
+    saved.seek(0)
+    assert torch.equal(torch.load(saved, weights_only=False)(*example), want)
 
 
 def test_refusals() -> None:
