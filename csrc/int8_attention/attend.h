@@ -71,24 +71,22 @@ PYPROD_INLINE void write_row(const int32_t* high, const int32_t* low, float scal
 struct Buffers {
   int64_t depth, panels, value_keys;  // padded
   int64_t q_stride, weight_stride;    // bytes
-  int64_t score_stride;               // floats
   int8_t *keys, *values, *byte_rows;
   float *mean, *floats, *k_scale, *v_scale, *bias, *scores, *q_scale;
   char *q, *weights;
   int32_t* acc;
-  bool takes_int8;  // as prepared rows
+  bool as_bytes;  // prepared rows are bytes
   int64_t bytes;
 
   PYPROD_INLINE Buffers(const Head& h, const int8_gemm::Path& path, char* base) {
     // Tiles of AMX take int8 as they are, 64 k at once; a shorter rest of a panel is copied at every call.
-    takes_int8 = path.open != nullptr;
-    const int64_t unit = takes_int8 ? 64 : 4, rows = path.tile_rows;
+    const int64_t unit = path.open != nullptr ? 64 : 4, rows = path.tile_rows;
+    as_bytes = path.activation_bytes == 1;
     depth = ceil_div(h.depth, unit) * unit;
     panels = ceil_div(h.keys, kPanel);
     value_keys = ceil_div(h.keys, std::max<int64_t>(unit, kPanel)) * std::max<int64_t>(unit, kPanel);
     q_stride = ceil_div(depth * path.activation_bytes, 64) * 64;
     weight_stride = (ceil_div(value_keys * path.activation_bytes, 64) | 1) * 64;
-    score_stride = ceil_div(panels, 2) * 2 * kPanel;
     bytes = 0;
     const auto take = [&](int64_t size) {
       char* at = base + bytes;
@@ -97,13 +95,13 @@ struct Buffers {
     };
     keys = reinterpret_cast<int8_t*>(take(panels * int8_gemm::panel_bytes(depth)));
     values = reinterpret_cast<int8_t*>(take(ceil_div(h.depth, kPanel) * int8_gemm::panel_bytes(value_keys)));
-    byte_rows = reinterpret_cast<int8_t*>(take(std::max(2 * value_keys, kPanel * depth)));
+    byte_rows = reinterpret_cast<int8_t*>(take(std::max(as_bytes ? 0 : 2 * rows * value_keys, kPanel * depth)));
     mean = reinterpret_cast<float*>(take(h.depth * 4));
     floats = reinterpret_cast<float*>(take(kPanel * h.depth * 4));
     k_scale = reinterpret_cast<float*>(take(panels * kPanel * 4));
     v_scale = reinterpret_cast<float*>(take(ceil_div(h.depth, kPanel) * kPanel * 4));
     bias = reinterpret_cast<float*>(take(rows * panels * kPanel * 4));
-    scores = reinterpret_cast<float*>(take(rows * score_stride * 4));
+    scores = reinterpret_cast<float*>(take(rows * panels * kPanel * 4));
     q_scale = reinterpret_cast<float*>(take(rows * 4));
     q = take(rows * q_stride);
     weights = take(2 * rows * weight_stride);
@@ -137,8 +135,8 @@ class Block {
   PYPROD_INLINE void run() {
     prepare_rows();
     multiply_keys();
-    for (int r = 0; r < rows_; ++r) score_row(r);
-    for (int r = 0; r < rows_; ++r) weigh_row(r);
+    score();
+    weigh();
     mix();
   }
 
@@ -160,11 +158,11 @@ class Block {
     for (int r = 0; r < rows_; ++r) {
       x[r] = floats(h_.type, h_.q.row(token_[r]) + head_[r] * h_.q_head_stride, h_.depth, b_.floats + r * h_.depth);
     }
-    int8_t* q = b_.takes_int8 ? reinterpret_cast<int8_t*>(b_.q) : b_.byte_rows;
-    const int64_t stride = b_.takes_int8 ? b_.q_stride : b_.depth;
-    Loops::quantize_rows(x, rows_, h_.depth, q, stride, b_.q_scale);
+    int8_t* q = b_.as_bytes ? reinterpret_cast<int8_t*>(b_.q) : b_.byte_rows;
+    const int64_t stride = b_.as_bytes ? b_.q_stride : b_.depth;
+    Loops::quantize_rows(x, rows_, h_.depth, path_.flip, q, stride, b_.q_scale);
     for (int r = 0; r < rows_; ++r) {
-      if (!b_.takes_int8) path_.prepare(q + r * stride, h_.depth, b_.q + r * b_.q_stride);
+      if (!b_.as_bytes) path_.prepare(q + r * stride, h_.depth, b_.q + r * b_.q_stride);
       b_.q_scale[r] *= h_.scale * kScoreUnit;
       const int64_t seen = h_.causal ? std::min(h_.keys, token_[r] + 1) : h_.keys;
       const bool bias =
@@ -183,32 +181,33 @@ class Block {
     }
   }
 
-  PYPROD_INLINE void score_row(int r) {
-    const float* bias = b_.bias + (shared_.bias ? 0 : r * width());
-    top_[r] = Loops::score(b_.acc + r * kPanel, rows_ * kPanel, visible_panels(), b_.q_scale[r], b_.k_scale, bias,
-                           b_.scores + r * b_.score_stride);
+  PYPROD_INLINE void score() {
+    Loops::score({rows_, visible_panels(), b_.acc, b_.q_scale, b_.k_scale, b_.bias, shared_.bias ? 0 : width(),
+                  b_.scores, width(), top_});
   }
 
   // A row that sees no key has weights 0 and gives 0; one that is not finite gives NaN.
-  PYPROD_INLINE void weigh_row(int r) {
-    const int64_t count = visible_panels() * kPanel;
-    char* to[] = {b_.weights + r * b_.weight_stride, b_.weights + (rows_ + r) * b_.weight_stride};
-    int8_t *high = b_.byte_rows, *low = high + b_.value_keys;
-    if (b_.takes_int8) {
-      high = reinterpret_cast<int8_t*>(to[0]);
-      low = reinterpret_cast<int8_t*>(to[1]);
+  PYPROD_INLINE void weigh() {
+    const int64_t count = visible_panels() * kPanel, half = rows_ * b_.weight_stride;
+    int8_t* high = b_.as_bytes ? reinterpret_cast<int8_t*>(b_.weights) : b_.byte_rows;
+    const int64_t stride = b_.as_bytes ? b_.weight_stride : b_.value_keys;
+    int8_t* low = high + rows_ * stride;
+    int32_t sum[int8_gemm::kMaxTileRows];
+    Loops::weigh({rows_, count, b_.scores, width(), top_, path_.flip, high, low, stride, sum});
+    for (int r = 0; r < rows_; ++r) {
+      const float inverse = sum[r] > 0 ? 1.0f / static_cast<float>(sum[r]) : 0.0f;
+      inverse_[r] = finite_[r] ? inverse : std::numeric_limits<float>::quiet_NaN();
     }
-    const float top = top_[r];
-    const bool weighed = finite_[r] && top > -kInfinity;
-    if (const int64_t from = weighed ? count : 0; from < b_.value_keys) {
-      std::memset(high + from, 0, static_cast<size_t>(b_.value_keys - from));
-      std::memset(low + from, 0, static_cast<size_t>(b_.value_keys - from));
+    if (count < b_.value_keys) {
+      for (int r = 0; r < 2 * rows_; ++r) {  // the rows of low follow those of high
+        std::memset(high + r * stride + count, path_.flip, static_cast<size_t>(b_.value_keys - count));
+      }
     }
-    const int32_t sum = weighed ? Loops::weigh(b_.scores + r * b_.score_stride, count, top, high, low) : 0;
-    inverse_[r] = !finite_[r] ? std::numeric_limits<float>::quiet_NaN() : sum > 0 ? 1.0f / static_cast<float>(sum) : 0;
-    if (b_.takes_int8) return;
-    path_.prepare(high, b_.value_keys, to[0]);
-    path_.prepare(low, b_.value_keys, to[1]);
+    if (b_.as_bytes) return;
+    for (int r = 0; r < rows_; ++r) {
+      path_.prepare(high + r * stride, b_.value_keys, b_.weights + r * b_.weight_stride);
+      path_.prepare(low + r * stride, b_.value_keys, b_.weights + half + r * b_.weight_stride);
+    }
   }
 
   PYPROD_INLINE void mix() {
@@ -242,12 +241,13 @@ template <class Loops>
 PYPROD_INLINE void attend(const Head& h, const int8_gemm::Path& path, char* scratch) {
   const Buffers b(h, path, scratch);
   std::memset(b.byte_rows, 0, static_cast<size_t>(kPanel * b.depth));
-  pack_keys<Loops>(h.k, h.type, h.keys, h.depth, b.depth, !b.takes_int8, b.mean, {b.floats, b.byte_rows}, b.keys,
+  const bool compensate = path.flip != 0;
+  pack_keys<Loops>(h.k, h.type, h.keys, h.depth, b.depth, compensate, b.mean, {b.floats, b.byte_rows}, b.keys,
                    b.k_scale);
-  if (b.takes_int8) {
-    pack_values<false>(h.v, h.type, h.keys, h.depth, b.value_keys, b.values, b.v_scale);
-  } else {
+  if (compensate) {
     pack_values<true>(h.v, h.type, h.keys, h.depth, b.value_keys, b.values, b.v_scale);
+  } else {
+    pack_values<false>(h.v, h.type, h.keys, h.depth, b.value_keys, b.values, b.v_scale);
   }
   std::memset(b.q, 0, static_cast<size_t>(path.tile_rows * b.q_stride));
   Shared shared{!h.causal && h.mask.head_stride == 0 && h.mask.query_stride == 0, true, 0.0f};

@@ -7,15 +7,16 @@
 #include "int8_attention/attend.h"
 #include "int8_gemm/quantize_avx512.h"
 
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512")))
 
 namespace pyprod::int8_attention {
 namespace {
 
 // Loops (loops.h) by hand: the compiler's code takes twice as long.
 struct Loops512 {
-  TARGET static void quantize_rows(const float* const* x, int rows, int64_t depth, int8_t* q, int64_t stride,
-                                   float* scale) {
+  TARGET static void quantize_rows(const float* const* x, int rows, int64_t depth, uint8_t flip, int8_t* q,
+                                   int64_t stride, float* scale) {
+    const __m512i flips = _mm512_set1_epi8(static_cast<char>(flip));
     alignas(64) float inverse[kPanel];
     for (int r = 0; r < rows; r += 16) {
       scales_of(largest_of_rows(x + r, std::min(rows - r, 16), depth), rows - r, scale + r, inverse + r);
@@ -24,18 +25,20 @@ struct Loops512 {
     for (int r = 0; r < rows; ++r) {
       const __m512 by = _mm512_set1_ps(inverse[r]);
       for (int64_t d = 0; d < whole; d += 64) {
-        _mm512_storeu_si512(q + r * stride + d, int8_gemm::quantize_64<0>(Values<float>{x[r]}, d, ~__mmask64{0}, by));
+        const __m512i bytes = int8_gemm::quantize_64<0>(Values<float>{x[r]}, d, ~__mmask64{0}, by);
+        _mm512_storeu_si512(q + r * stride + d, _mm512_xor_si512(bytes, flips));
       }
       if (rest <= 32) continue;
       const __mmask64 mask = (__mmask64{1} << rest) - 1;
-      _mm512_mask_storeu_epi8(q + r * stride + whole, mask,
-                              int8_gemm::quantize_64<0>(Values<float>{x[r]}, whole, mask, by));
+      const __m512i bytes = int8_gemm::quantize_64<0>(Values<float>{x[r]}, whole, mask, by);
+      _mm512_mask_storeu_epi8(q + r * stride + whole, mask, _mm512_xor_si512(bytes, flips));
     }
     if (rest == 0 || rest > 32) return;
     const __mmask32 mask = static_cast<__mmask32>((uint64_t{1} << rest) - 1);
     for (int r = 0; r < rows; r += 2) {
       const int other = std::min(r + 1, rows - 1);
-      const __m512i bytes = two_halves(x[r] + whole, x[other] + whole, mask, inverse[r], inverse[other]);
+      const __m512i bytes =
+          _mm512_xor_si512(two_halves(x[r] + whole, x[other] + whole, mask, inverse[r], inverse[other]), flips);
       _mm256_mask_storeu_epi8(q + r * stride + whole, mask, _mm512_castsi512_si256(bytes));
       _mm256_mask_storeu_epi8(q + other * stride + whole, mask, _mm512_extracti64x4_epi64(bytes, 1));
     }
@@ -60,36 +63,38 @@ struct Loops512 {
     }
   }
 
-  // After an odd last panel come scores of -infinity, since weigh() takes 64 at once.
-  TARGET static float score(const int32_t* acc, int64_t stride, int64_t panels, float q_scale, const float* k_scale,
-                            const float* bias, float* scores) {
-    const __m512 scale = _mm512_set1_ps(q_scale), least = _mm512_set1_ps(-kInfinity);
-    __m512 top0 = least, top1 = least;
-    for (int64_t p = 0; p < panels; ++p, acc += stride, k_scale += kPanel, bias += kPanel, scores += kPanel) {
-      const __m512 s0 = score_of(_mm512_loadu_si512(acc), scale, k_scale, bias);
-      const __m512 s1 = score_of(_mm512_loadu_si512(acc + 16), scale, k_scale + 16, bias + 16);
-      _mm512_storeu_ps(scores, s0);
-      _mm512_storeu_ps(scores + 16, s1);
-      top0 = _mm512_max_ps(s0, top0);
-      top1 = _mm512_max_ps(s1, top1);
+  TARGET static void compensate(const int8_t* interleaved, int64_t words, int32_t* to) {
+    const __m512i bytes = _mm512_set1_epi8(1), pairs = _mm512_set1_epi16(1);
+    __m512i low = _mm512_setzero_si512(), high = low;
+    for (int64_t w = 0; w < words; ++w, interleaved += int8_gemm::kRowBytes) {
+      const __m512i a = _mm512_maddubs_epi16(bytes, _mm512_loadu_si512(interleaved));
+      const __m512i b = _mm512_maddubs_epi16(bytes, _mm512_loadu_si512(interleaved + 64));
+      low = _mm512_sub_epi32(low, _mm512_madd_epi16(a, pairs));
+      high = _mm512_sub_epi32(high, _mm512_madd_epi16(b, pairs));
     }
-    if (panels % 2 != 0) {
-      _mm512_storeu_ps(scores, least);
-      _mm512_storeu_ps(scores + 16, least);
-    }
-    return _mm512_reduce_max_ps(_mm512_max_ps(top0, top1));
+    _mm512_storeu_si512(to, _mm512_slli_epi32(low, 7));
+    _mm512_storeu_si512(to + 16, _mm512_slli_epi32(high, 7));
   }
 
-  TARGET static int32_t weigh(const float* scores, int64_t count, float maximum, int8_t* high, int8_t* low) {
-    const __m512 top = _mm512_set1_ps(maximum);
-    const __m512i one = _mm512_set1_epi16(1);
-    __m512i total = _mm512_setzero_si512();
-    for (int64_t j = 0; j < count; j += 64) {
-      const __m512i a = weights_of(scores + j, top), b = weights_of(scores + j + 32, top);
-      total = _mm512_add_epi32(total, _mm512_add_epi32(_mm512_madd_epi16(a, one), _mm512_madd_epi16(b, one)));
-      store_bytes(a, b, count - j, high + j, low + j);
+  TARGET static void score(const Scoring& s) {
+    for (int r = 0; r < s.rows; r += 16) {
+      __m512i top[16];
+      for (int i = 0; i < 16; ++i) {
+        top[i] = r + i < s.rows ? score_row(s, r + i) : _mm512_setzero_si512();
+      }
+      const __mmask16 rows = first(s.rows - r);
+      _mm512_mask_storeu_ps(s.top + r, rows, _mm512_castsi512_ps(folded<LargestFloat>(top)));
     }
-    return _mm512_reduce_add_epi32(total);
+  }
+
+  TARGET static void weigh(const Weighing& w) {
+    for (int r = 0; r < w.rows; r += 16) {
+      __m512i sum[16];
+      for (int i = 0; i < 16; ++i) {
+        sum[i] = r + i < w.rows ? weigh_row(w, r + i) : _mm512_setzero_si512();
+      }
+      _mm512_mask_storeu_epi32(w.sum + r, first(w.rows - r), folded<Sum>(sum));
+    }
   }
 
  private:
@@ -105,29 +110,46 @@ struct Loops512 {
       for (; d + 16 <= depth; d += 16) top[r] = _mm512_max_epi32(top[r], magnitudes(x[r] + d, 0xffff));
       if (rest != 0) top[r] = _mm512_max_epi32(top[r], magnitudes(x[r] + d, rest));
     }
-    return maxima(top);
+    return folded<LargestInteger>(top);
   }
 
   TARGET PYPROD_INLINE static __m512i magnitudes(const float* x, __mmask16 mask) {
     return _mm512_and_si512(_mm512_maskz_loadu_epi32(mask, x), _mm512_set1_epi32(0x7fffffff));
   }
 
-  // The largest element of each of 16 vectors: rows are folded while they are transposed.
-  TARGET PYPROD_INLINE static __m512i maxima(const __m512i (&x)[16]) {
+  // The first `count` of 16.
+  TARGET PYPROD_INLINE static __mmask16 first(int count) {
+    return static_cast<__mmask16>(count >= 16 ? 0xffff : (1 << count) - 1);
+  }
+
+  struct LargestInteger {
+    TARGET PYPROD_INLINE static __m512i of(__m512i a, __m512i b) { return _mm512_max_epi32(a, b); }
+  };
+
+  struct LargestFloat {
+    TARGET PYPROD_INLINE static __m512i of(__m512i a, __m512i b) {
+      return _mm512_castps_si512(_mm512_max_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b)));
+    }
+  };
+
+  struct Sum {
+    TARGET PYPROD_INLINE static __m512i of(__m512i a, __m512i b) { return _mm512_add_epi32(a, b); }
+  };
+
+  // Each of 16 vectors folded to one element: they are folded while they are transposed.
+  template <class Fold>
+  TARGET PYPROD_INLINE static __m512i folded(const __m512i (&x)[16]) {
     __m512i eight[8], four[4];
     for (int i = 0; i < 8; ++i) {
-      eight[i] =
-          _mm512_max_epi32(_mm512_shuffle_i32x4(x[i], x[i + 8], 0x44), _mm512_shuffle_i32x4(x[i], x[i + 8], 0xee));
+      eight[i] = Fold::of(_mm512_shuffle_i32x4(x[i], x[i + 8], 0x44), _mm512_shuffle_i32x4(x[i], x[i + 8], 0xee));
     }
     for (int i = 0; i < 4; ++i) {  // lanes: rows i, i + 8, i + 4, i + 12
-      four[i] = _mm512_max_epi32(_mm512_shuffle_i32x4(eight[i], eight[i + 4], 0x88),
-                                 _mm512_shuffle_i32x4(eight[i], eight[i + 4], 0xdd));
+      four[i] = Fold::of(_mm512_shuffle_i32x4(eight[i], eight[i + 4], 0x88),
+                         _mm512_shuffle_i32x4(eight[i], eight[i + 4], 0xdd));
     }
-    const __m512i a =
-        _mm512_max_epi32(_mm512_unpacklo_epi32(four[0], four[1]), _mm512_unpackhi_epi32(four[0], four[1]));
-    const __m512i b =
-        _mm512_max_epi32(_mm512_unpacklo_epi32(four[2], four[3]), _mm512_unpackhi_epi32(four[2], four[3]));
-    const __m512i all = _mm512_max_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    const __m512i a = Fold::of(_mm512_unpacklo_epi32(four[0], four[1]), _mm512_unpackhi_epi32(four[0], four[1]));
+    const __m512i b = Fold::of(_mm512_unpacklo_epi32(four[2], four[3]), _mm512_unpackhi_epi32(four[2], four[3]));
+    const __m512i all = Fold::of(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
     return _mm512_shuffle_i32x4(all, all, 0xd8);
   }
 
@@ -148,7 +170,7 @@ struct Loops512 {
     const __mmask16 finite = _mm512_cmplt_epi32_mask(top, _mm512_set1_epi32(0x7f800000));
     const __m512i scales = _mm512_mask_mov_epi32(_mm512_set1_epi32(0x7fc00000), finite,
                                                  _mm512_castps_si512(_mm512_max_ps(ratio, _mm512_set1_ps(FLT_MIN))));
-    _mm512_mask_storeu_epi32(scale, static_cast<__mmask16>(rows >= 16 ? 0xffff : (1 << rows) - 1), scales);
+    _mm512_mask_storeu_epi32(scale, first(rows), scales);
     _mm512_store_ps(inverse, _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_castsi512_ps(scales)));
   }
 
@@ -160,9 +182,48 @@ struct Loops512 {
     return _mm512_inserti32x4(three, _mm_loadu_si128(reinterpret_cast<const __m128i*>(q + 3 * stride)), 3);
   }
 
-  TARGET PYPROD_INLINE static __m512 score_of(__m512i sums, __m512 scale, const float* k_scale, const float* bias) {
+  // The largest score of each sixteenth of a row.
+  TARGET PYPROD_INLINE static __m512i score_row(const Scoring& s, int row) {
+    const __m512 scale = _mm512_set1_ps(s.q_scale[row]), least = _mm512_set1_ps(-kInfinity);
+    const int32_t* acc = s.acc + row * kPanel;
+    const float *k_scale = s.k_scale, *bias = s.bias + row * s.bias_stride;
+    float* scores = s.scores + row * s.score_stride;
+    __m512 top0 = least, top1 = least;
+    for (int64_t p = 0; p < s.panels; ++p) {
+      const __m512 s0 = _mm512_add_ps(unbiased(acc, scale, k_scale), _mm512_loadu_ps(bias));
+      const __m512 s1 = sum(unbiased(acc + 16, scale, k_scale + 16), _mm512_loadu_ps(bias + 16));
+      _mm512_storeu_ps(scores, s0);
+      _mm512_storeu_ps(scores + 16, s1);
+      top0 = _mm512_max_ps(s0, top0);
+      top1 = _mm512_max_ps(s1, top1);
+      acc += s.rows * kPanel, k_scale += kPanel, bias += kPanel, scores += kPanel;
+    }
+    return _mm512_castps_si512(_mm512_max_ps(top0, top1));
+  }
+
+  TARGET PYPROD_INLINE static __m512 unbiased(const int32_t* sums, __m512 scale, const float* k_scale) {
     const __m512 both = _mm512_mul_ps(scale, _mm512_loadu_ps(k_scale));
-    return _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), both), _mm512_loadu_ps(bias));
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(sums)), both);
+  }
+
+  // a + b from what multiplies: Zen 4 has two pipes for that, and two others that add, convert and compare floats.
+  TARGET PYPROD_INLINE static __m512 sum(__m512 a, __m512 b) { return _mm512_fmadd_ps(a, _mm512_set1_ps(1.0f), b); }
+
+  // The sum of each sixteenth of a row's weights.
+  TARGET PYPROD_INLINE static __m512i weigh_row(const Weighing& w, int row) {
+    const float* scores = w.scores + row * w.score_stride;
+    int8_t *high = w.high + row * w.stride, *low = w.low + row * w.stride;
+    const __m512 top = _mm512_set1_ps(w.top[row]);
+    const __m512i one = _mm512_set1_epi16(1);
+    __m512i sum = _mm512_setzero_si512();
+    for (int64_t j = 0; j < w.count; j += 64) {
+      const bool whole = w.count - j >= 64;
+      const __m512i a = weights_of(scores + j, top);
+      const __m512i b = whole ? weights_of(scores + j + 32, top) : _mm512_setzero_si512();
+      sum = _mm512_dpwssd_epi32(_mm512_dpwssd_epi32(sum, a, one), b, one);
+      store_bytes(a, b, w.flip, whole, high + j, low + j);
+    }
+    return sum;
   }
 
   // weight_of() of 32 scores; packing puts fours of the first 16 and of the second in turn.
@@ -176,21 +237,32 @@ struct Loops512 {
     return _mm512_avg_epu16(twice, _mm512_setzero_si512());
   }
 
+  // The difference comes from what multiplies, too, and the bound is compared as an integer, as in weight_of().
   TARGET PYPROD_INLINE static __m512i steps_below(const float* scores, __m512 top) {
-    return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_sub_ps(top, _mm512_loadu_ps(scores)), _mm512_set1_ps(65535.0f)));
+    const __m512 distance = _mm512_fnmadd_ps(_mm512_loadu_ps(scores), _mm512_set1_ps(1.0f), top);
+    const __m512i most = _mm512_set1_epi32(std::bit_cast<int32_t>(65535.0f));
+    return _mm512_cvtps_epi32(_mm512_castsi512_ps(_mm512_min_epu32(_mm512_castps_si512(distance), most)));
   }
 
-  // The high and low bytes of 64 weights, or of 32 when fewer are `left`. Packing works within 128-bit lanes: words of
-  // four weights come out transposed.
-  TARGET PYPROD_INLINE static void store_bytes(__m512i ab, __m512i cd, int64_t left, int8_t* high, int8_t* low) {
+  // Both bytes of 64 weights, or of 32. Those of weight + 128 are the high one and, its upper bit flipped, the low one;
+  // flipping both is adding 0x8000 more. Packing works within 128-bit lanes: words of four weights come out transposed.
+  TARGET PYPROD_INLINE static void store_bytes(__m512i ab, __m512i cd, uint8_t flip, bool whole, int8_t* high,
+                                               int8_t* low) {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512i half = _mm512_set1_epi16(128), byte = _mm512_set1_epi16(255);
-    const __mmask64 mask = left < 64 ? 0xffffffffu : ~__mmask64{0};
-    const __m512i upper = _mm512_packs_epi16(_mm512_srai_epi16(_mm512_add_epi16(ab, half), 8),
-                                             _mm512_srai_epi16(_mm512_add_epi16(cd, half), 8));
-    const __m512i lower = _mm512_packus_epi16(_mm512_and_si512(ab, byte), _mm512_and_si512(cd, byte));
-    _mm512_mask_storeu_epi8(high, mask, _mm512_permutexvar_epi32(order, upper));
-    _mm512_mask_storeu_epi8(low, mask, _mm512_permutexvar_epi32(order, lower));
+    const __m512i half = _mm512_set1_epi16(static_cast<int16_t>(flip << 8 | 128)), byte = _mm512_set1_epi16(255);
+    const __m512i x = _mm512_add_epi16(ab, half), y = _mm512_add_epi16(cd, half);
+    const __m512i upper = _mm512_packus_epi16(_mm512_srli_epi16(x, 8), _mm512_srli_epi16(y, 8));
+    const __m512i lower = _mm512_packus_epi16(_mm512_and_si512(x, byte), _mm512_and_si512(y, byte));
+    const __m512i highs = _mm512_permutexvar_epi32(order, upper);
+    const __m512i lows =
+        _mm512_xor_si512(_mm512_permutexvar_epi32(order, lower), _mm512_set1_epi8(static_cast<char>(flip ^ 128)));
+    if (whole) {
+      _mm512_storeu_si512(high, highs);
+      _mm512_storeu_si512(low, lows);
+    } else {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(high), _mm512_castsi512_si256(highs));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(low), _mm512_castsi512_si256(lows));
+    }
   }
 };
 

@@ -57,12 +57,40 @@ PYPROD_INLINE int32_t largest_magnitude(const float* x, int64_t count) {
   return top;
 }
 
+// A block of rows whose sums are made scores; acc[panel][row][32].
+struct Scoring {
+  int rows;
+  int64_t panels;
+  const int32_t* acc;
+  const float *q_scale, *k_scale;
+  const float* bias;
+  int64_t bias_stride;
+  float* scores;
+  int64_t score_stride;
+  float* top;  // a row's largest score
+};
+
+// A block of rows whose scores are made weights, as bytes: weight = 256 * high + low, each xor'ed with `flip`. Where a
+// row's largest score is not finite, its weights are whatever 15 bits hold; where it is -infinity, all are 0.
+struct Weighing {
+  int rows;
+  int64_t count;  // of scores, a multiple of 32
+  const float* scores;
+  int64_t score_stride;
+  const float* top;
+  uint8_t flip;
+  int8_t *high, *low;
+  int64_t stride;
+  int32_t* sum;  // of a row's weights
+};
+
 // The loops that take the time; an instruction set may have its own, with the same bits.
 struct Loops {
-  // Quantizes up to 32 rows as common/quantize.h says; a row that is not finite has scale NaN and any q. In three
-  // passes: maximum, division and rounding of one row wait for each other, those of many rows don't.
-  PYPROD_INLINE static void quantize_rows(const float* const* x, int rows, int64_t depth, int8_t* q, int64_t stride,
-                                          float* scale) {
+  // Quantizes up to 32 rows as common/quantize.h says, each byte xor'ed with `flip`; a row that is not finite has scale
+  // NaN and any q. In three passes: maximum, division and rounding of one row wait for each other, those of many rows
+  // don't.
+  PYPROD_INLINE static void quantize_rows(const float* const* x, int rows, int64_t depth, uint8_t flip, int8_t* q,
+                                          int64_t stride, float* scale) {
     int32_t top[kPanel];
     for (int r = 0; r < rows; ++r) top[r] = largest_magnitude(x[r], depth);
     float inverse[kPanel];
@@ -71,7 +99,8 @@ struct Loops {
       inverse[r] = 1.0f / scale[r];
     }
     for (int r = 0; r < rows; ++r, q += stride) {
-      for (int64_t d = 0; d < depth; ++d) q[d] = static_cast<int8_t>(round_scaled(x[r][d], inverse[r]));
+      const float *const row = x[r], by = inverse[r];  // which a store of bytes could change
+      for (int64_t d = 0; d < depth; ++d) q[d] = static_cast<int8_t>(round_scaled(row[d], by) ^ flip);
     }
   }
 
@@ -82,29 +111,54 @@ struct Loops {
     }
   }
 
-  // The scores of a row, whose sums over each panel of keys lie `stride` apart; returns the largest.
-  PYPROD_INLINE static float score(const int32_t* acc, int64_t stride, int64_t panels, float q_scale,
-                                   const float* k_scale, const float* bias, float* scores) {
+  // -128 times the sum of each row's bytes, from what interleave() made of them.
+  PYPROD_INLINE static void compensate(const int8_t* interleaved, int64_t words, int32_t* to) {
+    for (int r = 0; r < kPanel; ++r) to[r] = 0;
+    for (int64_t w = 0; w < words; ++w, interleaved += int8_gemm::kRowBytes) {
+      for (int r = 0; r < kPanel; ++r) {
+        for (int b = 0; b < 4; ++b) to[r] -= 128 * interleaved[4 * r + b];
+      }
+    }
+  }
+
+  PYPROD_INLINE static void score(const Scoring& s) {
+    for (int r = 0; r < s.rows; ++r) s.top[r] = score_row(s, r);
+  }
+
+  PYPROD_INLINE static void weigh(const Weighing& w) {
+    for (int r = 0; r < w.rows; ++r) w.sum[r] = w.flip == 0 ? weigh_row<0>(w, r) : weigh_row<0x80>(w, r);
+  }
+
+ private:
+  PYPROD_INLINE static float score_row(const Scoring& s, int row) {
+    const int32_t* acc = s.acc + row * kPanel;
+    const float *k_scale = s.k_scale, *bias = s.bias + row * s.bias_stride, q_scale = s.q_scale[row];
+    float* scores = s.scores + row * s.score_stride;
     float top[kPanel];
     for (int j = 0; j < kPanel; ++j) top[j] = -kInfinity;
-    for (int64_t p = 0; p < panels; ++p, acc += stride, k_scale += kPanel, bias += kPanel, scores += kPanel) {
+    for (int64_t p = 0; p < s.panels; ++p) {
       for (int j = 0; j < kPanel; ++j) {
         const float score = static_cast<float>(acc[j]) * (q_scale * k_scale[j]) + bias[j];
         scores[j] = score;
         top[j] = score > top[j] ? score : top[j];
       }
+      acc += s.rows * kPanel, k_scale += kPanel, bias += kPanel, scores += kPanel;
     }
     return maximum(top);
   }
 
-  // The weights of `count` scores, a multiple of 32, as bytes: weight = 256 * high + low. Returns their sum.
-  PYPROD_INLINE static int32_t weigh(const float* scores, int64_t count, float maximum, int8_t* high, int8_t* low) {
+  template <int kFlip>
+  PYPROD_INLINE static int32_t weigh_row(const Weighing& w, int row) {
+    const float* scores = w.scores + row * w.score_stride;
+    int8_t *high = w.high + row * w.stride, *low = w.low + row * w.stride;
+    const float top = w.top[row];
+    const int64_t count = w.count;
     int32_t total = 0;
     for (int64_t first = 0; first < count; first += kPanel) {
       for (int64_t j = first; j < first + kPanel; ++j) {
-        const int32_t weight = weight_of(maximum - scores[j]);
-        high[j] = static_cast<int8_t>((weight + 128) >> 8);
-        low[j] = static_cast<int8_t>(weight);  // modulo 256, in -128..127
+        const int32_t weight = weight_of(top - scores[j]);
+        high[j] = static_cast<int8_t>((weight + 128) >> 8 ^ kFlip);
+        low[j] = static_cast<int8_t>(weight ^ kFlip);  // modulo 256, in -128..127
         total += weight;
       }
     }

@@ -33,28 +33,64 @@ PYPROD_INLINE const float* floats(Float type, const char* from, int64_t count, f
   return buffer;
 }
 
-// Adds `count` floats to `sum`.
-PYPROD_INLINE void add_to(const float* row, int64_t count, float* sum) {
-  for (int64_t c = 0; c < count; ++c) sum[c] += row[c];
+// fold(rows, width) for up to a panel's width of channels of kRows tokens from t on.
+template <int kRows, class Fold>
+PYPROD_INLINE void fold_some(const Rows& x, Float type, int64_t t, int64_t first, int64_t width, const Fold& fold) {
+  const int64_t item = type == Float::f32 ? 4 : 2;
+  float buffers[kRows][kPanel];
+  const float* rows[kRows];
+  for (int r = 0; r < kRows; ++r) rows[r] = floats(type, x.row(t + r) + first * item, width, buffers[r]);
+  if (width == kPanel) return fold(rows, kPanel);  // a constant: its loop has no remainder
+  fold(rows, width);
 }
 
+// Of every token: four at once, between which `fold` keeps its state in registers (compilers leave it in memory, 8
+// cycles a token), then one at a time.
+template <class Fold>
+PYPROD_INLINE void fold_tokens(const Rows& x, Float type, int64_t tokens, int64_t first, int64_t width,
+                               const Fold& fold) {
+  int64_t t = 0;
+  for (; t + 4 <= tokens; t += 4) fold_some<4>(x, type, t, first, width, fold);
+  for (; t < tokens; ++t) fold_some<1>(x, type, t, first, width, fold);
+}
+
+// Adds rows, in their order.
+struct Sums {
+  float* of;
+  template <int kRows>
+  PYPROD_INLINE void operator()(const float* (&rows)[kRows], int64_t width) const {
+    for (int64_t c = 0; c < width; ++c) {
+      float sum = of[c];
+      for (int r = 0; r < kRows; ++r) sum += rows[r][c];
+      of[c] = sum;
+    }
+  }
+};
+
+// Folds rows' magnitude_bits() into each channel's largest.
+struct Tops {
+  int32_t* of;
+  template <int kRows>
+  PYPROD_INLINE void operator()(const float* (&rows)[kRows], int64_t width) const {
+    for (int64_t c = 0; c < width; ++c) {
+      int32_t top = of[c];
+      for (int r = 0; r < kRows; ++r) {
+        const int32_t bits = magnitude_bits(rows[r][c]);
+        top = bits > top ? bits : top;
+      }
+      of[c] = top;
+    }
+  }
+};
+
 // The mean key. Softmax does not see what is subtracted from every key, and channels that are far from 0 for all
-// tokens, as in most models, take the int8 range from the others (SageAttention, arXiv 2410.02367). A panel's width of
-// channels at a time: their sums stay in registers, and the count is a constant, so that no loop has a remainder.
+// tokens, as in most models, take the int8 range from the others (SageAttention, arXiv 2410.02367).
 PYPROD_INLINE void mean_row(const Rows& k, Float type, int64_t keys, int64_t depth, float* mean) {
-  const int64_t item = type == Float::f32 ? 4 : 2;
   const float inverse = 1.0f / static_cast<float>(keys);
   for (int64_t first = 0; first < depth; first += kPanel) {
     const int64_t count = std::min<int64_t>(kPanel, depth - first);
-    float buffer[kPanel], sum[kPanel] = {};
-    for (int64_t t = 0; t < keys; ++t) {
-      const float* row = floats(type, k.row(t) + first * item, count, buffer);
-      if (count == kPanel) {
-        add_to(row, kPanel, sum);
-      } else {
-        add_to(row, count, sum);
-      }
-    }
+    float sum[kPanel] = {};
+    fold_tokens(k, type, keys, first, count, Sums{sum});
     for (int64_t c = 0; c < count; ++c) mean[first + c] = sum[c] * inverse;
   }
 }
@@ -92,14 +128,10 @@ PYPROD_INLINE void pack_keys(const Rows& k, Float type, int64_t keys, int64_t de
       center(key, mean, depth, row);
       rows[j] = row;
     }
-    Loops::quantize_rows(rows, count, depth, buffers.q, padded_depth, scale + first);
+    Loops::quantize_rows(rows, count, depth, 0, buffers.q, padded_depth, scale + first);
     Loops::interleave(buffers.q, padded_depth, count, words, packed + int8_gemm::kRowBytes);
-    if (!compensate) continue;
-    for (int j = 0; j < count; ++j) {
-      int32_t sum = 0;
-      for (int64_t d = 0; d < depth; ++d) sum += buffers.q[j * padded_depth + d];
-      sum *= -128;
-      std::memcpy(packed + 4 * j, &sum, 4);
+    if (compensate) {
+      Loops::compensate(packed + int8_gemm::kRowBytes, words, reinterpret_cast<int32_t*>(packed));
     }
   }
 }
@@ -117,14 +149,6 @@ PYPROD_INLINE void pack_four(const float* const (&rows)[4], int64_t count, const
   }
 }
 
-// Folds the magnitude_bits() of a row into each channel's largest.
-PYPROD_INLINE void fold_magnitudes(const float* row, int64_t count, int32_t* top) {
-  for (int64_t c = 0; c < count; ++c) {
-    const int32_t bits = magnitude_bits(row[c]);
-    top[c] = bits > top[c] ? bits : top[c];
-  }
-}
-
 // Panels [depth / 32][1 + padded_keys / 4][32][4] and a scale per channel (1 where there is none).
 template <bool kCompensate>
 PYPROD_INLINE void pack_values(const Rows& v, Float type, int64_t keys, int64_t depth, int64_t padded_keys,
@@ -136,14 +160,7 @@ PYPROD_INLINE void pack_values(const Rows& v, Float type, int64_t keys, int64_t 
     int32_t top[kPanel] = {};
     float inverse[kPanel], buffers[4][kPanel];
     const float zeros[kPanel] = {};
-    for (int64_t t = 0; t < keys; ++t) {
-      const float* row = floats(type, v.row(t) + first * item, count, buffers[0]);
-      if (count == kPanel) {
-        fold_magnitudes(row, kPanel, top);
-      } else {
-        fold_magnitudes(row, count, top);
-      }
-    }
+    fold_tokens(v, type, keys, first, count, Tops{top});
     for (int c = 0; c < kPanel; ++c) {
       scale[first + c] = row_scale(top[c]);
       inverse[c] = is_finite_magnitude(top[c]) ? 1.0f / scale[first + c] : 0.0f;  // else whatever: the scale is NaN

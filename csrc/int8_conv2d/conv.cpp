@@ -86,13 +86,7 @@ class Patches {
 };
 
 // Whether the path's prepared activations are int8 as they stand: a patch then needs no second copy.
-bool keeps_int8(const Path& path) {
-  const int8_t probe = 0;
-  alignas(64) int8_t prepared[64];
-  if (path.activation_bytes != 1) return false;
-  path.prepare(&probe, 1, prepared);
-  return prepared[0] == 0;
-}
+bool keeps_int8(const Path& path) { return path.activation_bytes == 1 && path.flip == 0; }
 
 // ReLU of what is already stored: after a residual, which the epilogue adds last; or in int8, where it is a bound.
 void relu(const Conv& conv, int64_t count, void* out) {

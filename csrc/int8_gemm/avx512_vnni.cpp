@@ -214,6 +214,7 @@ void block(const Block& b, const Epilogue& epilogue) {
 
 const Path kAvx512Vnni = {.tile_rows = kRows,
                           .activation_bytes = sizeof(uint8_t),
+                          .flip = 0x80,
                           .macs_per_nanosecond = 350,
                           .prepare = prepare,
                           .prepare_unsigned = prepare_unsigned,

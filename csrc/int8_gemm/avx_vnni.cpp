@@ -73,6 +73,7 @@ void block(const Block& b, const Epilogue& epilogue) { block_of_tiles(kAvxVnni, 
 
 const Path kAvxVnni = {.tile_rows = kRows,
                        .activation_bytes = sizeof(uint8_t),
+                       .flip = 0x80,
                        .macs_per_nanosecond = 150,
                        .prepare = prepare,
                        .prepare_unsigned = prepare_unsigned,

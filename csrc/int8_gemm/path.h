@@ -26,6 +26,7 @@ struct Block {
 struct Path {
   int tile_rows;            // rows that tile() takes at most
   int activation_bytes;     // of a prepared element
+  uint8_t flip = 0;         // of a prepared byte: what it is xor'ed with; 0x80 adds 128
   int macs_per_nanosecond;  // about what a core does, to tell how many threads are worth waking
 
   // Copies k int8 into prepared form.
