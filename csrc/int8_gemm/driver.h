@@ -141,4 +141,34 @@ class Driver {
   }
 };
 
+// Rows of floats that are quantized on the way, `stride` bytes apart.
+struct FloatRows {
+  Float type;
+  const void* x;
+  int64_t stride;
+  const float* multiplier;
+  bool asymmetric;
+
+  FloatRow row(int64_t m) const { return {type, static_cast<const char*>(x) + m * stride, multiplier, asymmetric}; }
+};
+
+// A GEMM of m such rows. The epilogue's scales and zero points of rows are those that are found.
+template <class Threads>
+void run_quantized(const Threads& threads, const FloatRows& x, int64_t m, int64_t n, int64_t k, const int8_t* packed,
+                   Epilogue epilogue) {
+  const Path& path = path_for(m);
+  float* scales = reinterpret_cast<float*>(scratch<Scales>(static_cast<size_t>(m) * sizeof(float)));
+  int32_t* zero_points = nullptr;
+  if (x.asymmetric)
+    zero_points = reinterpret_cast<int32_t*>(scratch<ZeroPoints>(static_cast<size_t>(m) * sizeof(int32_t)));
+  epilogue.row_scale = scales;
+  epilogue.row_zero_point = zero_points;
+  const auto prepare = [&](int64_t row, void* prepared) {
+    const RowCode code = path.prepare_quantized(x.row(row), k, prepared);
+    scales[row] = code.scale;
+    if (zero_points != nullptr) zero_points[row] = code.zero_point;
+  };
+  Driver(threads, path, m, n, k, packed, prepare, epilogue).run();
+}
+
 }  // namespace pyprod::int8_gemm

@@ -18,27 +18,13 @@ Tensor linear(const Tensor& x_in, const Tensor& packed, int64_t n, int64_t k, co
               const std::optional<Tensor>& multiplier, bool asymmetric) {
   const Layer layer = {packed, n, k, w_scale, bias, activation, residual_in};
   const LinearTypes types = check_linear(x_in, layer, out_dtype, multiplier, asymmetric);
-  const int64_t m = rows_of(x_in);
-  const Path& isa = path_for(m);
   const Tensor x = plain_rows(x_in);
   Tensor out = new_output(x, with_last(x, n), types.out_dtype);
   std::optional<Tensor> residual;
-  Epilogue epilogue = epilogue_of(layer, types, out, residual);
-  float* scales = reinterpret_cast<float*>(scratch<Scales>(static_cast<size_t>(m) * sizeof(float)));
-  epilogue.row_scale = scales;
-  int32_t* zero_points = nullptr;
-  if (asymmetric)
-    zero_points = reinterpret_cast<int32_t*>(scratch<ZeroPoints>(static_cast<size_t>(m) * sizeof(int32_t)));
-  epilogue.row_zero_point = zero_points;
-  const char* from = static_cast<const char*>(x.const_data_ptr());
-  const int64_t bytes = row_stride(x) * item_size(types.in);
-  const auto prepare = [&](int64_t row, void* prepared) {
-    const RowCode code =
-        isa.prepare_quantized({types.in, from + row * bytes, types.multiplier, asymmetric}, k, prepared);
-    scales[row] = code.scale;
-    if (zero_points != nullptr) zero_points[row] = code.zero_point;
-  };
-  Driver(TorchThreads(), isa, m, n, k, bytes_of(packed), prepare, epilogue).run();
+  const Epilogue epilogue = epilogue_of(layer, types, out, residual);
+  const FloatRows rows = {types.in, x.const_data_ptr(), row_stride(x) * item_size(types.in), types.multiplier,
+                          asymmetric};
+  run_quantized(TorchThreads(), rows, rows_of(x_in), n, k, bytes_of(packed), epilogue);
   return out;
 }
 

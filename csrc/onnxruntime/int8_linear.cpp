@@ -57,27 +57,15 @@ struct Kernel {
 
   void multiply(const Threads& threads, int64_t m, int64_t n, int64_t k, const Tensor& x, const Tensor& packed,
                 const Tensor& w_scale, const Tensor& bias, void* out) const {
-    const int8_gemm::Path& isa = int8_gemm::path_for(m);
-    float* scales = reinterpret_cast<float*>(scratch<int8_gemm::Scales>(static_cast<size_t>(m) * sizeof(float)));
     int8_gemm::Epilogue epilogue;
-    epilogue.row_scale = scales;
-    int32_t* zero_points = nullptr;
-    if (asymmetric)
-      zero_points =
-          reinterpret_cast<int32_t*>(scratch<int8_gemm::ZeroPoints>(static_cast<size_t>(m) * sizeof(int32_t)));
-    epilogue.row_zero_point = zero_points;
     epilogue.col_scale = static_cast<const float*>(w_scale.data);
     epilogue.bias = static_cast<const float*>(bias.data);
     epilogue.activation = activation;
     epilogue.out = out;
     epilogue.out_stride = n;
-    const float* from = static_cast<const float*>(x.data);
-    const auto prepare = [&](int64_t row, void* prepared) {
-      const RowCode code = isa.prepare_quantized({Float::f32, from + row * k, nullptr, asymmetric}, k, prepared);
-      scales[row] = code.scale;
-      if (zero_points != nullptr) zero_points[row] = code.zero_point;
-    };
-    int8_gemm::Driver(threads, isa, m, n, k, static_cast<const int8_t*>(packed.data), prepare, epilogue).run();
+    const int64_t stride = k * static_cast<int64_t>(sizeof(float));
+    const int8_gemm::FloatRows rows = {Float::f32, x.data, stride, nullptr, asymmetric};
+    int8_gemm::run_quantized(threads, rows, m, n, k, static_cast<const int8_t*>(packed.data), epilogue);
   }
 };
 
