@@ -93,8 +93,14 @@ def asv(built: Mapping[str, Path], clone: Path, branch: str, scratch: Path) -> l
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "timed.py").write_text(_SUITE + _ASV)
-    settings = {"version": 1, "project": "suite", "repo": str(clone), "branches": ["base"], "benchmark_dir": "suite"}
-    settings["environment_type"] = "existing"
+    settings: dict[str, Any] = {
+        "version": 1,
+        "project": "suite",
+        "repo": str(clone),
+        "branches": ["base"],
+        "benchmark_dir": "suite",
+    }
+    settings |= {"environment_type": "existing", "launch_method": "forkserver"}  # or torch is imported 80 times
     (scratch / "asv.conf.json").write_text(json.dumps(settings))
     program = ["-m", "asv"]
     _python(built[BASE], scratch, *program, "machine", "--yes", "--machine", "study")
