@@ -33,35 +33,35 @@ def correlated(rows: int, width: int) -> Tensor:
     return (hidden @ torch.randn(max(1, width // 4), width) + 0.3 * torch.randn(rows, width)) * torch.rand(width)
 
 
-def surgery(weight: Tensor, moments: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """Round the channels, largest input first; after each, the others move to where the error is least.
+def beyond_nearest(chosen: Tensor, weight: Tensor, moments: Tensor, scale: Tensor, bits: int) -> float:
+    """How much farther than half a step `chosen` lies from what is rounded, in steps, at the worst of its values.
 
-    Hassibi and Stork, 1993: with H the second moments of the channels that are left, the others change by minus the
-    error times ``H^-1[j] / H^-1[j, j]``. The inverse is taken anew each time.
+    Rounds the channels, largest input first; after each, the others move to where the error is least. Hassibi and
+    Stork, 1993: with H the second moments of the channels that are left, the others change by minus the error times
+    ``H^-1[j] / H^-1[j, j]``. The inverse is taken anew each time. What was chosen is followed: after one value on the
+    edge between two integers, which float32 may round the other way, all others of its row are rounded from elsewhere.
     """
-    moments, weight = moments.double(), weight.double().clone()
+    moments, weight, chosen, scale = moments.double(), weight.double().clone(), chosen.double(), scale.double()
     moments.diagonal().add_(_DAMPING * moments.diagonal().mean())
     left = moments.diagonal().argsort(descending=True, stable=True).tolist()
-    most = 2 ** (bits - 1) - 1
+    most, beyond = 2 ** (bits - 1) - 1, []
     while left:
         inverse = torch.linalg.inv(moments[left][:, left])
-        value = (weight[:, left[0]] / scale).round().clamp(-most, most) * scale
+        value = chosen[:, left[0]]
+        beyond.append(((weight[:, left[0]] / scale).clamp(-most, most) - value / scale).abs() - 0.5)
         error = (weight[:, left[0]] - value) / inverse[0, 0]
         weight[:, left] -= error[:, None] * inverse[0]
-        weight[:, left[0]] = value
         left = left[1:]
-    return weight.float()
+    return float(torch.stack(beyond).max())  # of a NaN: NaN
 
 
 @pytest.mark.parametrize(("n", "k", "bits"), [(5, 1, 8), (7, 13, 4), (1, 130, 8), (3, 140, 3)])
 def test_it_is_optimal_brain_surgery(n: int, k: int, bits: int) -> None:
     x, weight, quant = correlated(500, k), torch.randn(n, k), TensorQuant("per_channel", bits)
     _, scale = int8_weight("", weight, quant, PER_TOKEN)
-    want = surgery(weight, x.T @ x, scale, bits)
     got = rounded("", weight, x.T @ x, quant, PER_TOKEN)
-    off = ((got - want) / scale[:, None]).round()
-    assert (off != 0).float().mean() < 0.02  # where a value was on the edge, in float32
-    assert off.abs().max() <= 1
+    assert torch.allclose(got / scale[:, None], (got / scale[:, None]).round(), atol=1e-3)
+    assert beyond_nearest(got, weight, x.T @ x, scale, bits) < 1e-3  # float32's part
 
 
 @pytest.mark.parametrize("quant", SCHEMES, ids=str)
