@@ -71,7 +71,7 @@ struct Scoring {
 };
 
 // A block of rows whose scores are made weights, as bytes: weight = 256 * high + low, each xor'ed with `flip`. Where a
-// row's largest score is not finite, its weights are whatever 15 bits hold; where it is -infinity, all are 0.
+// row's largest score is infinite, of either sign, its weights are 0.
 struct Weighing {
   int rows;
   int64_t count;  // of scores, a multiple of 32
@@ -126,6 +126,7 @@ struct Loops {
   }
 
   PYPROD_INLINE static void weigh(const Weighing& w) {
+    // A constant each: AVX2 has no register left for it.
     for (int r = 0; r < w.rows; ++r) w.sum[r] = w.flip == 0 ? weigh_row<0>(w, r) : weigh_row<0x80>(w, r);
   }
 
